@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DenoiSeg against its rivals on real nuclei with few labelled images: the table of docs/results/denoiseg.md.
+
+    LABELFX_DATA=<samples> python benchmarks/denoiseg_quality.py --out runs/quality --seeds 0 1 2
+
+Each seed draws other training and validation images and other labelled ones, and every method gets the same draw; the
+test images and the noise in them never change. Thresholds come from the validation images. A finished step is skipped,
+so several processes may share the work by seeds, and a last call with all seeds prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from pathlib import Path
+
+import torch
+
+from monai_labelfx.commands.bundle_folder import find_bundle, rivals
+from monai_labelfx.commands.plan import run_plan
+from monai_labelfx.commands.run import comparison_plan
+from monai_labelfx.data import nuclei
+
+METRICS = ("AP50", "AP50_95", "SEG", "Dice", "PSNR")
+
+
+def run(out: Path, seed: int, labelled: int, epochs: int, sigma: float) -> dict[str, dict[str, float]]:
+    """Train and test all methods for one draw; returns method -> metrics."""
+    bundle = find_bundle("denoiseg")
+    folder = out / f"labelled{labelled}_sigma{sigma:g}" / f"seed{seed}"
+    datalist = folder / "data" / "datalist.json"
+    if not datalist.is_file():
+        nuclei(folder / "data", labelled=labelled, counts=(30, 2, 20), sigma=sigma, seed=seed)
+    names = ["denoiseg", *rivals(bundle)]
+    overrides = {"datalist": str(datalist), "seed": seed, "batch_size": 8, "steps_per_epoch": 50, "cache_rate": 1.0}
+    training = {**overrides, "max_epochs": epochs, "val_interval": 2}
+    plan = comparison_plan(bundle, names, "train", ["2d"], training)
+    run_plan(bundle, {"steps": plan["steps"]}, folder, progress=False)
+    plan = comparison_plan(bundle, names, "evaluate", ["2d"], {**overrides, "save_predictions": False})
+    folders = run_plan(bundle, plan, folder, progress=False)
+    return {
+        label: json.loads((folders[step] / "metrics.json").read_text()) for step, label in plan["table"]["rows"].items()
+    }
+
+
+def mean_sem(values: list[float]) -> tuple[float, float]:
+    """Mean and standard error of the mean (sample deviation)."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.fmean(values), error
+
+
+def table(results: dict[int, dict[str, dict[str, float]]]) -> str:
+    """Markdown: each method's mean and SEM over the draws, then DenoiSeg's gain over each rival, paired by draw."""
+    methods = list(next(iter(results.values())))
+    shown = [m for m in METRICS]
+    lines = [f"| | {' | '.join(shown)} |", f"|---|{'---|' * len(shown)}"]
+
+    def row(label: str, pick) -> str:
+        cells = []
+        for metric in shown:
+            values = [pick(draw, metric) for draw in results.values()]
+            if any(v is None for v in values):
+                cells.append("")
+            else:
+                cells.append("{:.3f} ± {:.3f}".format(*mean_sem(values)))
+        return f"| {label} | {' | '.join(cells)} |"
+
+    for method in methods:
+        lines.append(row(method, lambda draw, metric, m=method: draw[m].get(metric)))
+    for rival in methods[1:]:
+
+        def gain(draw, metric, r=rival):
+            ours, theirs = draw["denoiseg"].get(metric), draw[r].get(metric)
+            return None if ours is None or theirs is None else ours - theirs
+
+        lines.append(row(f"gain over {rival}", gain))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/denoiseg_quality"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--labelled", type=int, default=2, help="labelled training images of 30")
+    parser.add_argument("--epochs", type=int, default=30, help="of 50 steps of 8 patches of 64 x 64")
+    parser.add_argument("--sigma", type=float, default=20.0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {s: run(options.out, s, options.labelled, options.epochs, options.sigma) for s in options.seeds}
+    text = table(results)
+    print(f"\n{len(results)} draws, {options.labelled} labelled training images, 2 labelled for validation\n\n{text}")
+    name = f"labelled{options.labelled}_sigma{options.sigma:g}"
+    (options.out / f"{name}.json").write_text(json.dumps(results, indent=2))
+    (options.out / f"{name}.md").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What MONAI says on every bundle run and a user of the command can do nothing about."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quiet_bundle_runs() -> None:
+    """Hide, in this process, MONAI's messages that come with every run of every bundle.
+
+    These are: the reminder that a configuration can run code (a bundle is code, and the user just asked to run it),
+    the missing GPU DICOM decoder, which logging file was read, the log line of ignite that a run which starts is
+    resumed at iteration 0, and the notice that TorchScript is being retired.
+    """
+    from monai_labelfx.data import quiet_monai
+
+    quiet_monai()
+    warnings.filterwarnings("ignore", message=r"(?s).*GHSA-873f-pvrv-4x83")
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+` is (deprecated|not supported)")
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)
+    logging.getLogger("ignite.engine.engine.SupervisedTrainer").addFilter(_is_news)
+    logging.getLogger("ignite.engine.engine.SupervisedEvaluator").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Engine run resuming from iteration 0")

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""labelfx run: train, evaluate or apply a bundle, its rivals or its stages.
+
+Every identifier of the configuration can be overridden by --id value (read as YAML), nested ones by --a#b#c value:
+
+  labelfx run denoiseg train --dataset_dir data --max_epochs 50 --out runs/mine
+  labelfx run denoiseg evaluate --dataset_dir data --out runs/mine
+  labelfx run denoiseg train --dataset_dir data --rivals all --out runs/comparison
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_labelfx.commands.bundle_folder import (
+    config_file,
+    config_names,
+    find_bundle,
+    rivals,
+    stage_files,
+    stage_plans,
+    stem,
+)
+
+OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of this command."""
+    parser.add_argument("bundle", metavar="NAME", help="stem or folder name of a bundle, or a path to one")
+    parser.add_argument(
+        "workflow", nargs="?", default="train", choices=("train", "evaluate", "inference"), help="default: train"
+    )
+    parser.add_argument("--preset", nargs="+", default=[], metavar="P", help="lay configs/presets/P.yaml over it")
+    parser.add_argument(
+        "--rival",
+        "--rivals",
+        nargs="+",
+        default=[],
+        metavar="R",
+        help="run a rival (configs/rivals or configs/stages) instead; several, or 'all' for the method and every "
+        "rival, run one after the other and end in a table",
+    )
+    parser.add_argument(
+        "--stages",
+        nargs="?",
+        const="",
+        metavar="PLAN",
+        help="run configs/stages[/PLAN]/NN_*.yaml in order; complete ones are skipped",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default: runs/NAME")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
+def stage_steps(
+    bundle: Path, plan: str, workflow: str, presets: Sequence[str], overrides: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The steps of ``configs/stages[/<plan>]``.
+
+    Each stage overlays the training configuration, or that of the workflow which its ``stage_workflow`` names. Every
+    stage gets ``stages_dir``, the folder whose sub-folders are the outputs of all stages of the plan. Workflows
+    other than ``train`` apply to the result, so they use the last stage only.
+    """
+    from monai.bundle import ConfigParser
+
+    from monai_labelfx.commands.workflow import config_files
+
+    files = stage_files(bundle, plan)
+    if not files:
+        known = ", ".join(stage_plans(bundle)) or "none"
+        raise ValueError(f"bundle {bundle.name} has no stages {plan!r} in configs/stages: its plans are {known}")
+    folder = f"{{out}}/{plan}" if plan else "{out}"
+    steps = []
+    for file in files if workflow == "train" else files[-1:]:
+        own = ConfigParser.load_config_file(file).get("stage_workflow", "train") if workflow == "train" else workflow
+        steps.append(
+            {
+                "name": f"{plan}/{file.stem}" if plan else file.stem,
+                "workflow": own,
+                "config": config_files(bundle, own, presets, [file]),
+                "overrides": {**overrides, "stages_dir": folder, "output_dir": f"{folder}/{file.stem}"},
+            }
+        )
+    return steps
+
+
+def comparison_plan(
+    bundle: Path, names: Sequence[str], workflow: str, presets: Sequence[str], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A plan that runs the method (its stem) and rivals one after the other and tabulates their metrics."""
+    from monai_labelfx.commands.workflow import config_files
+
+    steps, labels = [], {}
+    for name in names:
+        if name in stage_plans(bundle) and name not in config_names(bundle, "rivals"):
+            steps += stage_steps(bundle, name, workflow, presets, overrides)
+        else:
+            overlays = [] if name == stem(bundle) else [config_file(bundle, name, "rivals")]
+            files = config_files(bundle, workflow, presets, overlays)
+            steps.append({"name": name, "workflow": workflow, "config": files, "overrides": dict(overrides)})
+        labels[steps[-1]["name"]] = name
+    return {"steps": steps, "table": {"rows": labels}}
+
+
+def _rival_names(bundle: Path, asked: Sequence[str]) -> list[str]:
+    known = [stem(bundle), *rivals(bundle)]
+    names = known if list(asked) == ["all"] else list(dict.fromkeys(asked))
+    for name in names:
+        if name not in known:
+            raise ValueError(f"bundle {bundle.name} has no rival {name!r}: it has {', '.join(known[1:]) or 'none'}")
+    return names
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the workflow and say where its output is."""
+    from monai_labelfx.commands.plan import run_plan
+    from monai_labelfx.commands.workflow import config_files, execute, parse_overrides
+
+    bundle = find_bundle(args.bundle)
+    overrides = parse_overrides(args.overrides)
+    names = _rival_names(bundle, args.rival)
+    default = Path("runs") / "-".join([stem(bundle), *(names if len(names) == 1 else [])])
+    out = args.out or Path(overrides.pop("output_dir", default))
+    if args.stages is not None:
+        if names:
+            raise ValueError("--stages and --rival exclude each other: a plan of stages is a rival too")
+        steps = stage_steps(bundle, args.stages, args.workflow, args.preset, overrides)
+        run_plan(bundle, {"steps": steps}, out, progress=not args.no_progress)
+    elif len(names) > 1 or set(names) & (set(stage_plans(bundle)) - set(config_names(bundle, "rivals"))):
+        plan = comparison_plan(bundle, names, args.workflow, args.preset, overrides)
+        run_plan(bundle, plan, out, progress=not args.no_progress)
+    else:
+        overlays = [config_file(bundle, name, "rivals") for name in names if name != stem(bundle)]
+        files = config_files(bundle, args.workflow, args.preset, overlays)
+        execute(bundle, args.workflow, files, out, overrides, progress=not args.no_progress)
+    print(f"output is in {out}")
+    return 0

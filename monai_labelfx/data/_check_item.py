@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be wrong with one item of a datalist, found by opening its files."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data.utils import affine_to_spacing, is_no_channel, to_affine_nd
+
+from monai_labelfx.data.auto_reader import AutoReader
+
+_TOLERANCE = 1e-2  # of a voxel: below this two grids are the same
+
+
+@dataclass
+class Findings:
+    """The row of an item: what was measured, what is wrong, what is odd."""
+
+    shape: list[int] | None = None
+    spacing: list[float] | None = None
+    dtype: str | None = None
+    labels: int | None = None
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Image:
+    array: np.ndarray
+    affine: np.ndarray
+    shape: tuple[int, ...]  # spatial
+    channels: int
+
+
+def check_item(
+    item: Mapping[str, Any], *, spatial_dims: int | None, allowed_labels: Collection[int] | None
+) -> Findings:
+    """Open the files of ``item`` (absolute paths) and list what is wrong with them."""
+    found = Findings()
+    image = _open(item, "image", found)
+    if image is not None:
+        found.shape, found.dtype = list(image.shape), image.array.dtype.name
+        found.spacing = [float(size) for size in affine_to_spacing(image.affine, r=len(image.shape))]
+        if spatial_dims is not None and len(image.shape) != spatial_dims:
+            found.faults.append(f"image has {len(image.shape)} spatial axes {image.shape}, expected {spatial_dims}")
+    for key in ("label", "clean"):
+        if key in item:
+            other = _open(item, key, found)
+            if other is not None and image is not None:
+                _compare(key, other, image, found)
+            if other is not None and key == "label":
+                _check_label(other, allowed_labels, found)
+    if "box" in item and image is not None:
+        _check_boxes(item["box"], image.shape, found)
+    return found
+
+
+def _open(item: Mapping[str, Any], key: str, found: Findings) -> _Image | None:
+    """Read one image and check what must hold for any; None when it cannot be used."""
+    reader = AutoReader()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # format libraries warn about files that the checks below judge
+            array, meta = reader.get_data(reader.read(item[key]))
+            array = np.asarray(array)
+    except (OSError, ValueError) as error:
+        found.faults.append(f"{key}: {error}")
+        return None
+    if array.dtype.kind not in "buif" or array.dtype.itemsize > 8:
+        found.faults.append(f"{key} has values of type {array.dtype}, expected integers or floating numbers")
+        return None
+    if array.size == 0:
+        found.faults.append(f"{key} has no voxels: shape {array.shape}")
+        return None
+    channel = meta.get("original_channel_dim", math.nan)
+    no_channel = is_no_channel(channel)
+    channels = 1 if no_channel else array.shape[int(channel)]
+    shape = array.shape if no_channel else tuple(np.delete(array.shape, int(channel)).tolist())
+    affine = to_affine_nd(3, np.asarray(meta.get("affine", np.eye(4)), dtype=np.float64))
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine / np.abs(affine).max())) > 0:
+        found.faults.append(f"{key} has an unusable affine {affine.tolist()}")
+        affine = np.eye(4)
+    if array.dtype.kind == "f":
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        if bad:
+            found.faults.append(f"{key} holds {bad} values that are NaN or infinite")
+    return _Image(array, affine, shape, channels)
+
+
+def _compare(key: str, other: _Image, image: _Image, found: Findings) -> None:
+    if other.shape != image.shape:
+        found.faults.append(f"{key} has shape {other.shape}, but the image has {image.shape}")
+        return
+    # in voxels, because in mm a whole microscopy image may be smaller than any fixed tolerance
+    offset = np.linalg.inv(image.affine) @ other.affine - np.eye(4)
+    reach = np.array([*(max(size - 1, 1) for size in (*image.shape, 1, 1, 1)[:3]), 1.0])
+    if not float(np.abs(offset @ np.diag(reach)).max()) <= _TOLERANCE:  # also when it is NaN
+        own, expected = other.affine.tolist(), image.affine.tolist()
+        found.faults.append(f"{key} lies elsewhere than the image: affine {own}, but the image has {expected}")
+
+
+def _check_label(label: _Image, allowed: Collection[int] | None, found: Findings) -> None:
+    if label.channels != 1:
+        found.faults.append(f"label has {label.channels} channels, expected one")
+        return
+    values = np.unique(label.array)
+    values = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    broken = values[values != np.rint(values)] if values.dtype.kind == "f" else values[:0]
+    if broken.size:
+        found.faults.append(f"label holds values that are no integers, such as {broken[0]}")
+        return
+    found.labels = int(np.count_nonzero(values))
+    if values.size and values[0] < 0:
+        found.faults.append(f"label holds negative values, the lowest is {int(values[0])}")
+    if allowed is not None:
+        unknown = sorted(set(values.astype(np.int64).tolist()) - {0, *allowed})
+        if unknown:
+            found.faults.append(f"label holds the unknown values {unknown[:10]}, expected 0 and {sorted(set(allowed))}")
+    if found.labels == 0:
+        found.warnings.append("label is empty: background only")
+
+
+def _check_boxes(boxes: Any, shape: tuple[int, ...], found: Findings) -> None:
+    """Corners [low..., high...] in voxels, half open: 0 <= low < high <= shape."""
+    corners = 2 * len(shape)
+    if not isinstance(boxes, (list, tuple)):
+        found.faults.append(f"box must be a list of boxes, found {boxes!r}")
+        return
+    for index, box in enumerate(boxes):
+        numbers = isinstance(box, (list, tuple)) and all(type(value) in (int, float) for value in box)
+        if not numbers or len(box) != corners:
+            found.faults.append(f"box[{index}] must be {corners} numbers (low corner, then high corner), found {box!r}")
+            continue
+        low, high = box[: len(shape)], box[len(shape) :]
+        if not all(0 <= a < b <= size for a, b, size in zip(low, high, shape, strict=True)):
+            found.faults.append(f"box[{index}] = {box} is empty or not inside the image of shape {shape}")
+
+
+def paths_of(item: Mapping[str, Any], keys: Collection[str]) -> list[tuple[str, str]]:
+    """(key, real path) of each file that ``item`` names."""
+    pairs = []
+    for key in keys:
+        value = item.get(key, [])
+        for one in [value] if isinstance(value, (str, os.PathLike)) else value:
+            pairs.append((key, os.path.realpath(Path(one))))
+    return pairs

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inferers: how a network is run over images larger than memory."""
+
+from __future__ import annotations
+
+from monai_labelfx.inferers.halo_inferer import HaloInferer
+
+__all__ = ["HaloInferer"]

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Array transforms and their dictionary twins."""
+
+from __future__ import annotations
+
+from monai_labelfx.transforms.fill_missing_label import FillMissingLabeld
+from monai_labelfx.transforms.restore_intensity import RestoreIntensity, RestoreIntensityd
+from monai_labelfx.transforms.sanitize_meta import SanitizeMeta, SanitizeMetad
+from monai_labelfx.transforms.seeded_gaussian_noise import SeededGaussianNoise, SeededGaussianNoised
+from monai_labelfx.transforms.split_denoiseg import SplitDenoiSeg, SplitDenoiSegd
+from monai_labelfx.transforms.standardize_intensity import StandardizeIntensity, StandardizeIntensityd
+from monai_labelfx.transforms.to_single_channel import ToSingleChannel, ToSingleChanneld
+
+__all__ = [
+    "FillMissingLabeld",
+    "RestoreIntensity",
+    "RestoreIntensityd",
+    "SanitizeMeta",
+    "SanitizeMetad",
+    "SeededGaussianNoise",
+    "SeededGaussianNoised",
+    "SplitDenoiSeg",
+    "SplitDenoiSegd",
+    "StandardizeIntensity",
+    "StandardizeIntensityd",
+    "ToSingleChannel",
+    "ToSingleChanneld",
+]
