@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,13 +126,13 @@ def component_faults(config: Mapping[str, Any], meta: Mapping[str, Any]) -> Iter
         if name not in parser:
             parser[name] = ""
     parser.resolve_macro_and_relative_ids()
-    locator = ComponentLocator()
+    locator, known = ComponentLocator(), _global_names(parser)
     for place, value in _walk(parser.get(), ""):
         if ConfigComponent.is_instantiable(value):
             component = ConfigComponent(config=value, id=place, locator=locator)
             yield from _component_fault(component, place)
         elif isinstance(value, str) and not place.startswith("_meta_"):
-            yield from _text_fault(value, place, parser)
+            yield from _text_fault(value, place, parser, known)
 
 
 def _walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
@@ -162,7 +164,20 @@ def _component_fault(component: Any, place: str) -> Iterator[str]:
         yield f"{place}, {target}: {error}"
 
 
-def _text_fault(value: str, place: str, parser: Any) -> Iterator[str]:
+def _global_names(parser: Any) -> set[str]:
+    """Names that expressions may use: MONAI's and those that the configuration imports, as MONAI binds them."""
+    from monai.bundle import ConfigExpression
+
+    known = {*dir(builtins), *parser.globals}
+    for place, value in _walk(parser.get(), ""):
+        if not place.startswith("_meta_") and ConfigExpression.is_import_statement(value):
+            statement = ast.parse(value[1:]).body[0]
+            # MONAI binds `import a.b` to the one name "a.b", which no expression can use
+            known |= {alias.asname or alias.name for alias in getattr(statement, "names", ())}
+    return known
+
+
+def _text_fault(value: str, place: str, parser: Any, known: set[str]) -> Iterator[str]:
     from monai.bundle import ConfigExpression, ReferenceResolver
 
     references = ReferenceResolver.match_refs_pattern(value)
@@ -172,9 +187,16 @@ def _text_fault(value: str, place: str, parser: Any) -> Iterator[str]:
     elif ConfigExpression.is_expression(value) and not ConfigExpression.is_import_statement(value):
         code = ReferenceResolver.update_refs_pattern(value, references)[1:]
         try:
-            compile(code, place, "eval")
+            tree = ast.parse(code.strip(), place, "eval")
         except SyntaxError as error:
             yield f"{place} is not a Python expression: {error.msg}: {value[1:]}"
+            return
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        bound |= {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+        unknown = {node.id for node in names} - bound - known - {ReferenceResolver._vars}
+        if unknown:
+            yield f"{place} uses {min(unknown)}, which no `imports` entry binds (write `$import a.b as name`): {value}"
 
 
 def first_steps(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

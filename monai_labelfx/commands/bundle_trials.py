@@ -14,8 +14,9 @@ from typing import Any
 
 from monai_labelfx.commands.bundle_checks import first_steps
 from monai_labelfx.commands.bundle_folder import config_file, metadata
+from monai_labelfx.commands.files import read_json
 from monai_labelfx.commands.plan import fill, load_plan, step_files, step_overrides
-from monai_labelfx.commands.workflow import bundle_workflow
+from monai_labelfx.commands.workflow import bundle_workflow, merge_configs
 
 
 class BundleTrials:
@@ -56,28 +57,37 @@ class BundleTrials:
         return path
 
     def properties(self, workflow: str) -> None:
-        """MONAI finds all properties of a workflow, with the files and overrides of the demo's first step of it."""
+        """MONAI finds all properties of a workflow, with the files and overrides of the demo's first step of it.
+
+        A demo without such a step lends its data: the folder of its first image is what inference reads.
+        """
         plan = load_plan(self.bundle)
         step = first_steps(plan).get(workflow)
         if step is None:
-            raise ValueError(f"demo.yaml has no step of workflow {workflow}, so there is no data to try it on")
+            step = {"name": workflow, "workflow": workflow, "overrides": {"dataset_dir": self._first_image_folder()}}
         out = self.scratch / workflow
         out.mkdir(exist_ok=True)
         places = {"out": str(self.scratch), "bundle": str(self.bundle)}
         places |= {"data": str(self.datalist), "data_dir": str(self.datalist.parent)}
         step = {**step, "config": step_files(self.bundle, step, plan.get("presets", ()))}
         overrides = fill(step_overrides(plan, step), places)
-        for name in ("ckpt_path", "ckpt_file"):  # what a step before this one would have trained
-            if isinstance(overrides.get(name), str):
-                overrides[name] = str(self.checkpoint)
-        if "ckpt_dir" in overrides:
-            overrides["ckpt_dir"] = str(self.checkpoint.parent)
+        if workflow != "train":  # an untrained network stands for what a step before this one would have trained
+            config = merge_configs(step["config"])
+            values = {"ckpt_dir": str(self.checkpoint.parent), "ckpt_path": str(self.checkpoint)}
+            overrides |= {name: value for name, value in values.items() if name in config}
         with _silence(), bundle_workflow(self.bundle, workflow, step["config"], out, overrides) as flow:
             flow.initialize()
             wrong = flow.check_properties()
             flow.finalize()
         if wrong:
             raise ValueError(f"missing or misnamed properties: {', '.join(wrong)}")
+
+    def _first_image_folder(self) -> str:
+        items = [item for part in read_json(self.datalist, {}).values() if isinstance(part, list) for item in part]
+        if not items:
+            raise ValueError(f"the demo's datalist has no items: {self.datalist}")
+        image = items[0]["image"] if isinstance(items[0], dict) else items[0]
+        return str((self.datalist.parent / image).parent)
 
     def metadata_by_monai(self) -> None:
         """MONAI's own ``verify_metadata`` accepts the file against the vendored schema."""

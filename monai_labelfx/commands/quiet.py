@@ -6,13 +6,16 @@ from __future__ import annotations
 import logging
 import warnings
 
+ENGINE_NOISE = ("Engine run resuming from iteration 0,", "run is terminating due to exception")
+
 
 def quiet_bundle_runs() -> None:
     """Hide, in this process, MONAI's messages that come with every run of every bundle.
 
     These are: the reminder that a configuration can run code (a bundle is code, and the user just asked to run it),
     the missing GPU DICOM decoder, which logging file was read, the log line of ignite that a run which starts is
-    resumed at iteration 0, and the notice that TorchScript is being retired.
+    resumed at iteration 0, its two lines about an error that the command reports anyway, and the notice that
+    TorchScript is being retired.
     """
     from monai_labelfx.data import quiet_monai
 
@@ -25,4 +28,4 @@ def quiet_bundle_runs() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Engine run resuming from iteration 0")
+    return not any(words in record.getMessage() for words in ENGINE_NOISE)

@@ -177,4 +177,4 @@ def without_folders(text: str) -> str:
         >>> without_folders("dataset_dir: /data/Mr Smith/knee")
         'dataset_dir: .../knee'
     """
-    return re.sub(r"(?<![\w.@/])(?:/|[A-Za-z]:[\\/])(?:[^\n'\"/\\]+[\\/])+([^\n'\"/\\]+)", r".../\1", text)
+    return re.sub(r"(?<![\w.@/])(?:/|[A-Za-z]:[\\/])(?=\S)(?:[^\n'\"/\\]+[\\/])+([^\n'\"/\\]+)", r".../\1", text)

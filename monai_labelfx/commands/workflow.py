@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def merge_configs(files: Sequence[Path]) -> dict[str, Any]:
     """One configuration from several files, later ones over earlier ones, as MONAI merges them.
 
     Presets and rivals are written for training. Over ``inference``, which stands alone, an entry ``a#b`` is left out
-    where there is no ``a``: inference has no blind spots to set.
+    where there is no ``a`` (inference has no blind spots to set), and so is a new entry that nothing refers to.
 
     Raises:
         ValueError: when an entry ``a#b`` of another workflow overrides an ``a`` that does not exist.
@@ -111,7 +111,26 @@ def merge_configs(files: Sequence[Path]) -> dict[str, Any]:
                     continue
                 raise ValueError(f"{file}: {name!r} changes {parts[0]!r}, which {files[0].name} does not have")
             merge_kv(parser, name, value)
-    return parser.get()
+    config = parser.get()
+    if files[0].stem != "inference":
+        return config
+    used = _reachable(config, ConfigParser.load_config_file(files[0]))
+    return {name: value for name, value in config.items() if name in used}
+
+
+def _reachable(config: Mapping[str, Any], start: Iterable[str]) -> set[str]:
+    """The top-level identifiers in ``start`` and all that they refer to, directly or not."""
+    from monai.bundle import ReferenceResolver
+
+    found: set[str] = set()
+    ahead = [name for name in start if name in config]
+    while ahead:
+        name = ahead.pop()
+        if name not in found:
+            found.add(name)
+            references = ReferenceResolver.find_refs_in_config(config=config[name], id=name)
+            ahead += [root for r in references if (root := r.split("::")[0]) in config]
+    return found
 
 
 def execute(

@@ -89,10 +89,12 @@ def check_datalist(
         report["rows"].append(row)
         items.append(item)
     folder = os.path.realpath(file.parent)
-    for row, item in zip(report["rows"], items, strict=True):
-        outside = [real for _, real in paths_of(item, PATH_KEYS) if not Path(real).is_relative_to(folder)]
-        if outside:
-            row["warnings"].append(f"lies outside the folder of the datalist: {', '.join(outside)}")
+    paths = [real for item in items for _, real in paths_of(item, PATH_KEYS)]
+    outside = [real for real in paths if not Path(real).is_relative_to(folder)]
+    if outside:
+        report["warnings"].append(
+            f"{len(outside)} files lie outside the folder of the datalist, such as {outside[0]!r}"
+        )
     _check_repeats(report["rows"], items)
     for row in report["rows"]:
         name = f"{row['split']}[{row['index']}] ({row['item']})"

@@ -41,9 +41,8 @@ class RunRecord:
 
     Attach it to a trainer, and name the evaluator whose metrics belong to the record; or attach it to an evaluator,
     which then writes ``run.json`` and ``metrics.json``. Numbers that are not finite become ``null``, as JSON has no
-    other word. Files appear by renaming, so that a reader never sees half a file. Only rank 0 writes, so it does no
-    harm to attach the handler there alone. A resumed run
-    continues the history of its folder from the epoch of the checkpoint.
+    other word. Files appear by renaming, so that a reader never sees half a file. Only rank 0 writes, and the handler
+    may be attached there alone. A resumed run continues the history of its folder from the epoch of the checkpoint.
 
     Args:
         output_dir: folder of the run; it is created when the run starts.
@@ -89,6 +88,7 @@ class RunRecord:
         self.output_transform = from_engine("loss", first=True) if output_transform is None else output_transform
         self._history: dict[str, list[list[float | None]]] = {}
         self._metrics: dict[str, float | None] = {}
+        self._first = True
         self._sum: Any = 0.0
         self._count = 0
         self._began = 0.0
@@ -109,14 +109,15 @@ class RunRecord:
 
     def _run_started(self, engine: Engine) -> None:
         self._began, self._started = time.perf_counter(), _now()
-        self._history, self._metrics = {}, {}
+        self._history, self._metrics, self._first = {}, {}, True
         self._write("run.json", self._run())
         if self.config is not None:
             self._write("config.json", self.config)
 
     def _epoch_started(self, engine: Engine) -> None:
-        if not self._history and engine.state.epoch > 1:  # only now has a checkpoint set the epoch
+        if self._first and engine.state.epoch > 1:  # only now has a checkpoint set the epoch
             self._history = _read_history(self.output_dir / "history.json", before=engine.state.epoch)
+        self._first = False
         self._sum, self._count = 0.0, 0
         optimizer = self.optimizer or getattr(engine, "optimizer", None)
         if optimizer is not None:
@@ -126,7 +127,7 @@ class RunRecord:
         loss = self.output_transform(engine.state.output)
         loss = loss[0] if isinstance(loss, tuple) else loss
         # summed where it lies: reading a number off a GPU would make every step wait
-        self._sum = self._sum + (loss.detach().double() if isinstance(loss, torch.Tensor) else loss)
+        self._sum = self._sum + (loss.detach().float() if isinstance(loss, torch.Tensor) else loss)
         self._count += 1
 
     def _epoch_completed(self, engine: Engine) -> None:
@@ -141,7 +142,8 @@ class RunRecord:
         if trainer is not None:
             for name, value in metrics.items():
                 self._note(name, trainer.state.epoch, value)
-            self._write("history.json", self._history)
+            if not self._first:  # a validation before the first epoch must not replace a history not yet read
+                self._write("history.json", self._history)
 
     def _run_completed(self, engine: Engine) -> None:
         self._write("metrics.json", self._metrics)

@@ -44,7 +44,7 @@ class SeedEpoch:
 
             save = {"network": net, "optimizer": opt, "lr_scheduler": sched, "trainer": trainer,
                     "random_state": seed_epoch, "thresholds": thresholds}
-            CheckpointSaver("run", save, save_interval=1, n_saved=2)
+            AtomicCheckpointSaver("run", save, save_interval=1, n_saved=1)
             CheckpointLoader("run/checkpoint_epoch=7.pt", save, map_location="cpu")
 
         Pitfalls of ignite 0.5 and MONAI 1.6, each seen:

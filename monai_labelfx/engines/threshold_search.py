@@ -16,7 +16,8 @@ from monai.data import MetaTensor
 
 from monai_labelfx.data._atomic import replacing
 from monai_labelfx.engines.instance_thresholds import InstanceThresholds
-from monai_labelfx.ops.instances import decode_instances
+from monai_labelfx.metrics import InstanceAveragePrecision, SegScore
+from monai_labelfx.ops import decode_instances
 
 _GRID = tuple(float(value) for value in np.linspace(0.1, 0.95, 18).round(2))
 
@@ -58,10 +59,10 @@ class ThresholdSearch:
         * Ties: several thresholds in a row often give the same score. Of all the best ones the middle one is taken, of
           an even number the lower of the two in the middle. (The paper's code takes the largest, the edge of the
           plateau.)
-        * No labelled image: the thresholds stay, and one warning is logged. No object in any labelled image: the SEG
-          score is not defined, and the SEG threshold stays.
-        * Several ranks: each scores its own images, the sums are added up, and all ranks get the same thresholds. An
-          image that the sampler gives to two ranks counts twice.
+        * No labelled image: the thresholds stay, and one warning is logged. A labelled image without objects counts:
+          it scores 1 at thresholds at which nothing is found in it, else 0.
+        * Several ranks: each decodes its own images, the metrics gather the scores, and all ranks get the same
+          thresholds, also a rank without labelled images. An image that the sampler gives to two ranks counts twice.
 
     Memory: probabilities wait in main memory as float16, 6 bytes per voxel of a labelled image, besides its label. The
     rounding is below 0.0005, far less than the distance of candidates.
@@ -149,11 +150,10 @@ class ThresholdSearch:
             return
         self.thresholds.images = images
         for name, values in zip(("ap", "seg"), scores, strict=True):
-            if not np.isnan(values).any():
-                best = _middle_of_best(values)
-                setattr(self.thresholds, name, self.candidates[best])
-                setattr(self.thresholds, f"{name}_score", float(values[best]))
-                engine.state.metrics[f"searched_{name}"] = float(values[best])
+            best = _middle_of_best(values)
+            setattr(self.thresholds, name, self.candidates[best])
+            setattr(self.thresholds, f"{name}_score", float(values[best]))
+            engine.state.metrics[f"searched_{name}"] = float(values[best])
         self.logger.info(
             f"Thresholds from {images} labelled images: ap={self.thresholds.ap:g} (score "
             f"{self.thresholds.ap_score:.4f}), seg={self.thresholds.seg:g} (score {self.thresholds.seg_score:.4f})."
@@ -163,19 +163,18 @@ class ThresholdSearch:
                 self._rewrite(path)
 
     def _scores(self) -> tuple[int, np.ndarray]:
-        """Number of labelled images, and mean scores (2, candidates) over them; NaN where no image has one."""
-        sums = torch.zeros(2, len(self.candidates), dtype=torch.float64)
-        counts = torch.zeros(2, 1, dtype=torch.float64)
+        """Number of labelled images, and mean AP and SEG over them, (2, candidates); over all ranks."""
+        metrics = [(InstanceAveragePrecision(self.iou_thresholds), SegScore()) for _ in self.candidates]
         for probabilities, label in self._cache:
             probabilities = probabilities.float()
-            decoded = [decode_instances(probabilities, threshold, **self.decode) for threshold in self.candidates]
-            scores = torch.tensor([self._score(instances, label) for instances in decoded], dtype=torch.float64).T
-            defined = ~scores.isnan().any(1, keepdim=True)  # depends on the label alone
-            sums += torch.where(defined, scores, 0)
-            counts += defined
-        if idist.get_world_size() > 1:
-            sums, counts = idist.all_reduce(sums.to(idist.device())), idist.all_reduce(counts.to(idist.device()))
-        return int(counts[0]), (sums / counts).cpu().numpy()
+            for threshold, pair in zip(self.candidates, metrics, strict=True):
+                instances = decode_instances(probabilities, threshold, **self.decode)
+                for metric in pair:
+                    metric([instances], [label])
+        images = len(metrics[0][0].get_buffer())
+        if images == 0:
+            return 0, np.empty((2, 0))
+        return images, np.array([[float(metric.aggregate()) for metric in pair] for pair in metrics]).T
 
     def _rewrite(self, path: Path) -> None:
         if not path.is_file():
@@ -198,4 +197,4 @@ def _middle_of_best(values: np.ndarray) -> int:
 
 
 def _plain(value: Any) -> torch.Tensor:
-    return value.as_tensor() if isinstance(value, MetaTensor) else torch.as_tensor(value)
+    return (value.as_tensor() if isinstance(value, MetaTensor) else torch.as_tensor(value)).detach()

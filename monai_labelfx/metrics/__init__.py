@@ -3,4 +3,13 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from monai_labelfx.metrics.instance_average_precision import IOU_THRESHOLDS, InstanceAveragePrecision
+from monai_labelfx.metrics.seg_score import SegScore
+from monai_labelfx.metrics.stated_range_psnr import StatedRangePSNR
+
+__all__ = [
+    "IOU_THRESHOLDS",
+    "InstanceAveragePrecision",
+    "SegScore",
+    "StatedRangePSNR",
+]

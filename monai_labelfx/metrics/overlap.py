@@ -56,12 +56,25 @@ def label_overlap(prediction: torch.Tensor, reference: torch.Tensor) -> LabelOve
     prediction, reference = integer_labels(prediction, "prediction"), integer_labels(reference, "reference")
     if prediction.shape != reference.shape:
         raise ValueError(
-            "prediction and reference must have one shape, "
-            f"got {tuple(prediction.shape)} and {tuple(reference.shape)}."
+            f"prediction and reference must have one shape, got {tuple(prediction.shape)} and {tuple(reference.shape)}."
         )
     labelled = (prediction != 0) | (reference != 0)
-    _, rows = prediction[labelled].unique(return_inverse=True)
-    labels, columns = reference[labelled].unique(return_inverse=True)
-    width = max(labels.numel(), 1)
-    keys, counts = (rows * width + columns).unique(return_counts=True)
-    keys, counts = keys.cpu().numpy(), counts.cpu().numpy()
+    predicted_labels, predicted = prediction[labelled].unique(return_inverse=True)
+    true_labels, true = reference[labelled].unique(return_inverse=True)
+    pairs, counts = (predicted * true_labels.numel() + true).unique(return_counts=True)
+    predicted, true = pairs // max(true_labels.numel(), 1), pairs % max(true_labels.numel(), 1)
+    counts = counts.cpu().numpy()
+    predicted_sizes, predicted = _sizes(predicted_labels, predicted, counts)
+    true_sizes, true = _sizes(true_labels, true, counts)
+    both = (predicted >= 0) & (true >= 0)
+    return LabelOverlap(predicted_sizes, true_sizes, predicted[both], true[both], counts[both])
+
+
+def _sizes(labels: torch.Tensor, index: torch.Tensor, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels per object without the background, and the pairs' object numbers, -1 for the background."""
+    numbers = torch.cumsum(labels != 0, 0) - 1
+    numbers[labels == 0] = -1
+    owner = numbers[index].cpu().numpy()
+    sizes = np.zeros(int((labels != 0).sum()), np.int64)
+    np.add.at(sizes, owner[owner >= 0], counts[owner >= 0])
+    return sizes, owner

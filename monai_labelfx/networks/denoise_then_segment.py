@@ -47,7 +47,9 @@ class DenoiseThenSegment(nn.Module):
         self.segmenter = segmenter
         self.num_classes = num_classes
         self.divisor = segmenter.divisor
-        self.halo = tuple(sum(pair) for pair in zip(denoiser.halo, segmenter.halo, strict=True))
+        # the denoiser must be right on every voxel that the segmenter's aligned margin reads
+        reaches = zip(denoiser.halo, segmenter.halo, self.divisor, strict=True)
+        self.halo = tuple(-(-far // d) * d + near for near, far, d in reaches)
         self.denoiser.eval()
 
     def train(self, mode: bool = True) -> DenoiseThenSegment:

@@ -54,7 +54,7 @@ class DenoiSegUNet(torch.nn.Module):
 
     Raises:
         ValueError: for arguments out of range, and in forward for an input of another rank or number of channels, an
-            empty image, or a training batch whose deepest level is a single voxel, which batch norm cannot normalise.
+            empty image, or one whose deepest level leaves batch norm (in training) or instance norm a single voxel.
 
     Notes:
         The paper does not state initialisation and batch-norm constants; they follow its code (csbdeep). With a
@@ -127,6 +127,8 @@ class DenoiSegUNet(torch.nn.Module):
             concatenated = width[level] * (2 if level or top_skip else 1)
             self.decoders.append(torch.nn.Sequential(*convs(concatenated, width[level], width[max(level - 1, 0)])))
         self.head = Convolution(spatial_dims, width[0], out_channels, kernel_size=1, conv_only=True)
+        self.batch_norm = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in self.modules())
+        self.instance_norm = any(isinstance(m, torch.nn.modules.instancenorm._InstanceNorm) for m in self.modules())
         if init == "glorot_uniform":
             self.apply(_glorot_uniform)
 
@@ -169,14 +171,13 @@ class DenoiSegUNet(torch.nn.Module):
             )
         if any(n < 1 for n in x.shape[2:]):
             raise ValueError(f"DenoiSegUNet got an image without voxels, of shape {tuple(x.shape)}.")
-        if self.training:
-            deepest = [-(-n // d) for n, d in zip(x.shape[2:], self.divisor, strict=True)]
-            if x.shape[0] * math.prod(deepest) == 1 and any(
-                isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in self.modules()
-            ):
+        if self.instance_norm or (self.batch_norm and self.training):
+            values = math.prod(-(-n // d) for n, d in zip(x.shape[2:], self.divisor, strict=True))
+            if values * (1 if self.instance_norm else x.shape[0]) == 1:
                 raise ValueError(
-                    f"Batch norm cannot train on a batch of shape {tuple(x.shape)}, which pooling by {self.divisor} "
-                    "leaves with one voxel: use more images per batch, larger crops, fewer levels or norm=None."
+                    f"{'Instance' if self.instance_norm else 'Batch'} norm has one voxel to normalise when a batch of "
+                    f"shape {tuple(x.shape)} is pooled by {self.divisor}: use larger crops, more images per batch, "
+                    "fewer levels or another norm."
                 )
 
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from monai_labelfx.ops.border_classes import border_classes
+from monai_labelfx.ops.blind_spots import blind_spot_mask
+from monai_labelfx.ops.borders import border_classes
 from monai_labelfx.ops.instances import decode_instances
 
 __all__ = [
+    "blind_spot_mask",
     "border_classes",
     "decode_instances",
 ]

@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import torch
 
-__all__ = ["BLIND_SPOT_STRATEGIES", "blind_spot_mask"]
-
 BLIND_SPOT_STRATEGIES = ("uniform", "median", "mean", "identity")
 
 # Window values read at once: few enough to stay in a processor's cache, enough to fill a GPU.
-_CHUNK = {"cpu": 2**17}
+_CHUNK = {"cpu": 2**18}
 _CHUNK_ELSEWHERE = 2**22
 
 
@@ -84,10 +83,7 @@ def blind_spot_mask(
     sizes = _checked_sizes(images)
     radius = _checked_radius(window, sizes)
     arms = _checked_arms(structure, len(sizes))
-    if strategy not in BLIND_SPOT_STRATEGIES:
-        raise ValueError(f"strategy must be one of {', '.join(BLIND_SPOT_STRATEGIES)}, got {strategy!r}")
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+    check_blind_spot_options(fraction, strategy)
 
     masked = images.as_subclass(torch.Tensor).clone(memory_format=torch.contiguous_format)
     mask = torch.zeros(masked.shape, dtype=torch.bool, device=masked.device)
@@ -298,6 +294,14 @@ def _rand(shape: tuple[int, ...], generator: torch.Generator | None, device: tor
     return torch.rand(shape, generator=generator, device=source, dtype=torch.float32).to(device)
 
 
+def check_blind_spot_options(fraction: float, strategy: str) -> None:
+    """Raise a ValueError for what can be told without an image."""
+    if strategy not in BLIND_SPOT_STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(BLIND_SPOT_STRATEGIES)}, got {strategy!r}")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+
+
 def _checked_sizes(images: Any) -> tuple[int, ...]:
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         found = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
@@ -307,8 +311,8 @@ def _checked_sizes(images: Any) -> tuple[int, ...]:
     return tuple(images.shape[2:])
 
 
-def _checked_radius(window: int | Sequence[int], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    sides = (window,) * len(sizes) if isinstance(window, int) else tuple(window)
+def _checked_radius(window: Any, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    sides = (window,) * len(sizes) if isinstance(window, Real) else tuple(window)
     if len(sides) != len(sizes) or any(side != int(side) or side < 1 or side % 2 == 0 for side in sides):
         raise ValueError(f"window must be one odd number or {len(sizes)} of them, one per spatial axis, got {window}")
     radius = tuple(int(side) // 2 for side in sides)

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ def integer_labels(labels: torch.Tensor, name: str = "labels") -> torch.Tensor:
 
 def per_axis(value: float | Sequence[float], ndim: int, name: str) -> tuple[float, ...]:
     """One finite number, at least 0, for each of ``ndim`` spatial axes."""
-    values = (value,) * ndim if isinstance(value, Real) else tuple(value)
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * ndim
     if len(values) != ndim or not all(np.isfinite(v) and v >= 0 for v in values):
         raise ValueError(f"{name} must be one number of 0 or above, or one for each of {ndim} axes, got {value}.")
     return values

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from monai_labelfx.transforms.border_classes_to_instances import BorderClassesToInstances, BorderClassesToInstancesd
 from monai_labelfx.transforms.fill_missing_label import FillMissingLabeld
+from monai_labelfx.transforms.instances_to_border_classes import InstancesToBorderClasses, InstancesToBorderClassesd
+from monai_labelfx.transforms.rand_blind_spot_mask import RandBlindSpotMask, RandBlindSpotMaskd
 from monai_labelfx.transforms.restore_intensity import RestoreIntensity, RestoreIntensityd
 from monai_labelfx.transforms.sanitize_meta import SanitizeMeta, SanitizeMetad
 from monai_labelfx.transforms.seeded_gaussian_noise import SeededGaussianNoise, SeededGaussianNoised
@@ -12,7 +15,13 @@ from monai_labelfx.transforms.standardize_intensity import StandardizeIntensity,
 from monai_labelfx.transforms.to_single_channel import ToSingleChannel, ToSingleChanneld
 
 __all__ = [
+    "BorderClassesToInstances",
+    "BorderClassesToInstancesd",
     "FillMissingLabeld",
+    "InstancesToBorderClasses",
+    "InstancesToBorderClassesd",
+    "RandBlindSpotMask",
+    "RandBlindSpotMaskd",
     "RestoreIntensity",
     "RestoreIntensityd",
     "SanitizeMeta",

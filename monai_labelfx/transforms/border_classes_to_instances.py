@@ -20,8 +20,8 @@ class BorderClassesToInstances(Transform):
     """Instance labels from the probabilities of background, foreground and border.
 
     See :func:`monai_labelfx.ops.decode_instances` for the steps. The input has shape (3, \\*spatial). The result is a
-    mapping from suffix to array, ``{"_instances": labels}`` with labels (1, \\*spatial) int32 that keep the meta data; so
-    the dictionary twin leaves ``key`` as it is and writes ``key + "_instances"``.
+    mapping from suffix to array, ``{"_instances": labels}`` with labels (1, \\*spatial) int32 that keep the meta data;
+    so the dictionary twin leaves ``key`` as it is and writes ``key + "_instances"``.
 
     Args:
         threshold: foreground probability above which a voxel is an object's: a number, or any object with
@@ -39,8 +39,8 @@ class BorderClassesToInstances(Transform):
 
     Example:
         >>> probabilities = torch.tensor([[[0.9, 0.1, 0.1]], [[0.1, 0.8, 0.9]], [[0.0, 0.1, 0.0]]])
-        >>> BorderClassesToInstances()(probabilities)["_instances"]
-        tensor([[[0, 1, 1]]], dtype=torch.int32)
+        >>> BorderClassesToInstances()(probabilities)["_instances"].tolist()
+        [[[0, 1, 1]]]
     """
 
     backend = [TransformBackends.NUMPY]
@@ -63,16 +63,16 @@ class BorderClassesToInstances(Transform):
         self.growth = growth
 
     def __call__(self, img: NdarrayOrTensor) -> dict[str, torch.Tensor]:
-        img = convert_to_tensor(img, track_meta=get_track_meta())
+        image = convert_to_tensor(img, track_meta=get_track_meta())
         labels = decode_instances(
-            img.as_subclass(torch.Tensor),
+            image.as_subclass(torch.Tensor),
             float(self.threshold),
             min_size=self.min_size,
             fill_holes=self.fill_holes,
             connectivity=self.connectivity,
             growth=self.growth,
         )
-        return {"_instances": convert_to_dst_type(labels, img, dtype=torch.int32)[0]}
+        return {"_instances": convert_to_dst_type(labels, image, dtype=torch.int32)[0]}
 
 
 class BorderClassesToInstancesd(Keyed):

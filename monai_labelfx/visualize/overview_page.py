@@ -78,7 +78,7 @@ def overview_page(
             left += column + _MARGIN
         top += height
     low, high = percentiles
-    note = f"Grey values: each panel from its {low:g}th (black) to its {high:g}th percentile (white)."
+    note = f"Grey values: each panel from its percentile {low:g} (black) to {high:g} (white)."
     draw.text((_MARGIN, top), _clip(note, width - 2 * _MARGIN, font), fill=_INK, font=font)
     return np.asarray(page)
 
@@ -110,18 +110,21 @@ def _draw_row(panels, panel_size, percentiles, planes, spacing):
         if kind not in KINDS:
             raise ValueError(f"the kind of panel {caption!r} is {kind!r}, expected one of {', '.join(KINDS)}")
         slices, sizes = _slices(array, caption, planes, spacing)
+        # the longest side of any plane becomes panel_size pixels; labels are enlarged before they get their contours
+        scale = panel_size / max(max(size) for size in sizes)
+        shapes = [(max(1, round(height * scale)), max(1, round(width * scale))) for height, width in sizes]
         if kind == "image":
             window = np.percentile(np.concatenate([_finite(s) for s in slices]), percentiles)
-            pictures = [_grey(s, window) for s in slices]
+            pictures = [_resized(_grey(s, window), shape) for s, shape in zip(slices, shapes, strict=True)]
             base = pictures if base is None else base
-        elif kind == "label":
-            pictures = [
-                _CLASSES[np.where(s > 0, (s.astype(np.int64) - 1) % (len(_CLASSES) - 1) + 1, 0)] for s in slices
-            ]
         else:
-            under = base if base is not None and [b.shape[:2] for b in base] == [s.shape for s in slices] else None
-            pictures = [_overlay(s, None if under is None else under[i]) for i, s in enumerate(slices)]
-        drawn.append((caption, _side_by_side(pictures, sizes, panel_size, smooth=kind == "image")))
+            slices = [_nearest(s, shape) for s, shape in zip(slices, shapes, strict=True)]
+            below = base if base is not None and [p.shape[:2] for p in base] == shapes else [None] * len(slices)
+            pictures = [
+                _CLASSES[_class_colour(s)] if kind == "classes" else _overlay(s, under)
+                for s, under in zip(slices, below, strict=True)
+            ]
+        drawn.append((caption, _side_by_side(pictures)))
     return drawn
 
 
@@ -184,19 +187,29 @@ def _colours(labels: np.ndarray) -> np.ndarray:
     return 255 * (0.25 + 0.75 * np.clip(np.abs((hue[..., None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1))
 
 
-def _side_by_side(pictures, sizes, panel_size: int, *, smooth: bool):
-    """The planes of one panel in one scale: the longest side of any of them becomes ``panel_size`` pixels."""
+def _nearest(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    rows, columns = (((np.arange(n) + 0.5) * values.shape[axis] / n).astype(int) for axis, n in enumerate(shape))
+    return values[rows[:, None], columns]
+
+
+def _resized(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Enlarged without smoothing, so that voxels stay visible; shrunk with smoothing, so that noise does not alias."""
     from PIL import Image
 
-    scale = panel_size / max(max(size) for size in sizes)
-    shapes = [(max(1, round(width * scale)), max(1, round(height * scale))) for height, width in sizes]
-    panel = Image.new("RGB", (sum(w for w, _ in shapes) + 2 * (len(shapes) - 1), max(h for _, h in shapes)), _PAPER)
+    if shape[0] >= picture.shape[0] and shape[1] >= picture.shape[1]:
+        return _nearest(picture, shape)
+    size = (shape[1], shape[0])
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+def _side_by_side(pictures):
+    from PIL import Image
+
+    panel = Image.new("RGB", (sum(p.shape[1] + 2 for p in pictures) - 2, max(p.shape[0] for p in pictures)), _PAPER)
     left = 0
-    for picture, shape in zip(pictures, shapes, strict=True):
-        enlarges = shape[0] >= picture.shape[1]
-        resample = Image.Resampling.LANCZOS if smooth and not enlarges else Image.Resampling.NEAREST
-        panel.paste(Image.fromarray(np.ascontiguousarray(picture)).resize(shape, resample), (left, 0))
-        left += shape[0] + 2
+    for picture in pictures:
+        panel.paste(Image.fromarray(picture), (left, 0))
+        left += picture.shape[1] + 2
     return panel
 
 

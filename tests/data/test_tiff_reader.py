@@ -51,7 +51,13 @@ def test_imagej_stack_has_its_voxel_size_in_mm(tmp_path, unit, factor):
 
 
 def test_ome_physical_size_with_and_without_unit(tmp_path):
-    metadata = {"axes": "ZYX", "PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2}
+    metadata = {
+        "axes": "ZYX",
+        "PhysicalSizeX": 250,
+        "PhysicalSizeXUnit": "nm",
+        "PhysicalSizeY": 0.5,
+        "PhysicalSizeZ": 2,
+    }
     tifffile.imwrite(tmp_path / "a.ome.tif", stack(3, 4, 5, dtype="float32"), ome=True, metadata=metadata)
     array, meta = load(tmp_path / "a.ome.tif")
     assert array.shape == (5, 4, 3) and array.dtype == np.float32
@@ -168,7 +174,11 @@ def test_bad_axes_are_refused(axes):
 
 def test_suffixes():
     reader = TiffReader()
-    assert reader.verify_suffix("a.tif") and reader.verify_suffix(["a.TIF", "b.tiff"]) and not reader.verify_suffix("a.png")
+    assert (
+        reader.verify_suffix("a.tif")
+        and reader.verify_suffix(["a.TIF", "b.tiff"])
+        and not reader.verify_suffix("a.png")
+    )
 
 
 @pytest.mark.sample_data

@@ -113,7 +113,9 @@ def test_through_save_and_load_image(tmp_path, shape):
     image.meta["filename_or_obj"] = "somewhere/cell.tif"
     save = SaveImaged("image", writer="monai_labelfx.data.TiffWriter", output_ext=".tif", output_dir=tmp_path)
     save({"image": image})
-    again = LoadImage(reader="monai_labelfx.data.TiffReader", ensure_channel_first=True)(tmp_path / "cell/cell_trans.tif")
+    again = LoadImage(reader="monai_labelfx.data.TiffReader", ensure_channel_first=True)(
+        tmp_path / "cell/cell_trans.tif"
+    )
     assert torch.equal(again.as_tensor(), image.as_tensor())
     assert np.allclose(again.pixdim[: len(shape) - 1], SPACING[: len(shape) - 1], rtol=1e-6, atol=0)
 

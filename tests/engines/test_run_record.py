@@ -123,6 +123,16 @@ def test_a_resumed_run_continues_its_history(tmp_path):
     assert [epoch for epoch, _ in run(tmp_path / "b", 2, False)] == [1, 2], "a new run starts a new history"
 
 
+def test_a_validation_before_the_resumed_epoch_does_not_hide_the_history(tmp_path):
+    (tmp_path / "history.json").write_text(json.dumps({"train_loss": [[1, 0.5], [2, 0.4]]}))
+    trainer, evaluator = parts(tmp_path, 3)
+    ValidationHandler(1, evaluator, exec_at_start=True).attach(trainer)
+    trainer.load_state_dict({"epoch": 1, "max_epochs": 3, "epoch_length": 2})
+    trainer.run()
+    points = read(tmp_path, "history.json")["train_loss"]
+    assert points[0] == [1, 0.5] and [epoch for epoch, _ in points] == [1, 2, 3]
+
+
 def test_no_history_is_guessed_from_a_foreign_file(tmp_path):
     (tmp_path / "history.json").write_text("[1, 2]")
     trainer, _ = parts(tmp_path, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from monai_labelfx.inferers import HaloInferer
 from monai_labelfx.networks import DenoiSegUNet, DenoiseThenSegment
 
 
@@ -30,5 +31,11 @@ def test_output_is_denoised_image_then_logits_of_the_denoised_image():
     output = network(image)
     assert torch.equal(output[:, :1], denoiser(image)[:, :1])
     assert torch.equal(output[:, 1:], segmenter(denoiser(image)[:, :1])[:, 1:])
-    assert network.divisor == (2, 2)
-    assert network.halo == tuple(2 * reach for reach in denoiser.halo)
+
+
+def test_tiles_equal_the_whole_image():
+    denoiser, segmenter = (DenoiSegUNet(2, features=4, depth=2).double().eval() for _ in range(2))
+    network = DenoiseThenSegment(denoiser, segmenter)
+    image = torch.rand(1, 1, 150, 130, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(HaloInferer(32)(image, network), network(image), atol=1e-10)

@@ -18,7 +18,14 @@ from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, RandFlipd
 
-from monai_labelfx.engines import DenoiSegPrepareBatch, LabelAwareSampler, RunRecord, SeedEpoch
+from monai_labelfx.engines import (
+    DenoiSegPrepareBatch,
+    InstanceThresholds,
+    LabelAwareSampler,
+    RunRecord,
+    SeedEpoch,
+    ThresholdSearch,
+)
 from monai_labelfx.losses import DenoiSegLoss
 from monai_labelfx.networks import DenoiSegUNet
 
@@ -61,7 +68,7 @@ def trainer_for(items, spatial_dims: int, epochs: int, *, seed: int = 0, **keywo
 def test_learns(tmp_path, spatial_dims):
     size = 24 if spatial_dims == 2 else 14
     items = [noisy_discs(number, spatial_dims, size) for number in range(6)]
-    trainer = trainer_for(items, spatial_dims, 10)
+    trainer = trainer_for(items, spatial_dims, 25)
     record = RunRecord(tmp_path)
     record.attach(trainer)
     trainer.run()
@@ -123,12 +130,28 @@ def test_ranks_see_other_items_and_other_masks(monkeypatch):
     check_ranks(*results)
 
 
+def searched_thresholds(rank: int) -> dict[str, float | int]:
+    """Thresholds after a pass in which rank 0 has one labelled image and rank 1 none."""
+    foreground = torch.tensor([[0.9, 0.9, 0.3, 0.9, 0.9]])
+    label = {"label": torch.tensor([[[1, 1, 0, 2, 2]]])} if rank == 0 else {}
+    item = {"pred_probabilities": torch.stack([1 - foreground, foreground, 0 * foreground]), **label}
+    thresholds = InstanceThresholds()
+    engine = Engine(lambda engine, batch: batch)
+    ThresholdSearch(thresholds, candidates=[0.2, 0.4, 0.95]).attach(engine)
+    engine.run([[item]])
+    return thresholds.state_dict()
+
+
+def test_threshold_search_on_one_rank():
+    assert searched_thresholds(0)["ap"] == 0.4 and searched_thresholds(1)["images"] == 0
+
+
 WORKER = """
     import json, sys
     from datetime import timedelta
     import torch.distributed as dist
     sys.path.insert(0, sys.argv[3])
-    from test_training import masks_and_samples
+    from test_denoiseg_training import masks_and_samples, searched_thresholds
     from monai_labelfx.engines import LabelAwareSampler
 
     dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[1]), world_size=2,
@@ -136,8 +159,10 @@ WORKER = """
     sampler = LabelAwareSampler([True, False, False], 2)
     assert (sampler.rank, sampler.num_replicas) == (dist.get_rank(), 2)
     mine = masks_and_samples(sampler.rank, sampler.num_replicas)
-    gathered = [None, None]
+    gathered, thresholds = [None, None], [None, None]
     dist.all_gather_object(gathered, mine)
+    dist.all_gather_object(thresholds, searched_thresholds(sampler.rank))
+    assert thresholds[0] == thresholds[1] and thresholds[0]["images"] == 1, thresholds
     if dist.get_rank() == 0:
         print(json.dumps(gathered))
     dist.destroy_process_group()
