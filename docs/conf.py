@@ -8,10 +8,16 @@ import re
 import shutil
 from pathlib import Path
 
+import sphinx.util.logging
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+
 from monai_labelfx._version import __version__
 from monai_labelfx.data import quiet_monai
 
 HERE = Path(__file__).parent
+logger = sphinx.util.logging.getLogger(__name__)
 
 project = "monai_labelfx"
 author = "The monai_labelfx authors"
@@ -30,8 +36,11 @@ templates_path = ["_templates"]
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+html_math_renderer = "mathml"  # browsers draw it themselves: pages need neither scripts nor a network
 nb_execution_mode = "off"  # notebooks are executed by the tests and committed with their output
 
+nitpicky = True  # a reference to a public name that is gone must not pass; only these have pages
+nitpick_ignore_regex = [(r"py:.*", r"(?!monai_labelfx\.\w+\.\w+$).*")]
 autosummary_imported_members = True
 autosummary_ignore_module_all = False  # a page of a kind lists exactly its __all__
 autodoc_typehints = "signature"
@@ -73,7 +82,19 @@ def _is_no_empty_glob(record: logging.LogRecord) -> bool:
     return "toctree glob pattern" not in str(record.msg)
 
 
+def _mathml(translator, node) -> None:
+    block = isinstance(node, nodes.math_block)
+    try:
+        formula = tex2mathml(node.astext(), as_block=block)
+    except MathError as error:
+        logger.warning("%s", error, location=node, type="math")
+        formula = f"<code>{translator.encode(node.astext())}</code>"
+    translator.body.append(f'<div class="formula">{formula}</div>' if block else formula)
+    raise nodes.SkipNode
+
+
 def setup(app) -> None:
+    app.add_html_math_renderer("mathml", (_mathml, None), (_mathml, None))
     app.connect("autodoc-process-docstring", _escape_stars)
 
 

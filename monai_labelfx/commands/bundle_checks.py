@@ -82,12 +82,15 @@ def check_components(bundle: Path) -> None:
 
     Covers all workflows, alone and under each preset, rival and stage, and the demo.
     """
+    from monai.bundle import ComponentLocator
+
     faults: dict[str, str] = {}
+    locator, meta = ComponentLocator(), metadata(bundle)  # one: its first use looks through all of MONAI
     for name, files in combinations(bundle):
-        for fault in component_faults(merge_configs(files), metadata(bundle)):
+        for fault in component_faults(merge_configs(files), meta, locator):
             faults.setdefault(fault, name)
     for name, data in demo_data(bundle):
-        for fault in component_faults({"data": {"destination": "", **data}}, {}):
+        for fault in component_faults({"data": {"destination": "", **data}}, {}, locator):
             faults.setdefault(fault, name)
     if faults:
         fault, name = next(iter(faults.items()))
@@ -116,9 +119,9 @@ def demo_data(bundle: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"demo --data {name}", choice if "_target_" in choice else choice.get("data", {})
 
 
-def component_faults(config: Mapping[str, Any], meta: Mapping[str, Any]) -> Iterator[str]:
+def component_faults(config: Mapping[str, Any], meta: Mapping[str, Any], locator: Any) -> Iterator[str]:
     """One sentence for each component, reference or expression of a configuration that cannot work."""
-    from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
+    from monai.bundle import ConfigComponent, ConfigParser
 
     parser = ConfigParser(config=dict(config))
     parser.set(dict(meta), "_meta_")
@@ -126,7 +129,7 @@ def component_faults(config: Mapping[str, Any], meta: Mapping[str, Any]) -> Iter
         if name not in parser:
             parser[name] = ""
     parser.resolve_macro_and_relative_ids()
-    locator, known = ComponentLocator(), _global_names(parser)
+    known = _global_names(parser)
     for place, value in _walk(parser.get(), ""):
         if ConfigComponent.is_instantiable(value):
             component = ConfigComponent(config=value, id=place, locator=locator)

@@ -137,21 +137,18 @@ def _is_number(value: Any) -> bool:
 def _pictures(run: Path, files: Sequence[Path]) -> str:
     if not files:
         return ""
-    seen: dict[bytes, None] = {}
-    figures: list[str] = []
-    for file in files:
-        content = file.read_bytes()
-        if content in seen or len(figures) == MOST_PICTURES:  # a demo copies its picture to the top
-            continue
-        seen[content] = None
+    # a demo copies its first picture to the top: shown once, first, under the name of the run that drew it
+    unique = {file.read_bytes(): file for file in files}
+    figures = []
+    for content, file in list(unique.items())[:MOST_PICTURES]:
         caption = " / ".join([*file.relative_to(run).parts[:-1], file.stem])
         data = base64.b64encode(_shrunk(file, content)).decode()
         figures.append(
             f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
-    more = len(files) - len(figures)
-    note = f"<p>{more} more files lie in the run folder.</p>" if len(figures) == MOST_PICTURES and more else ""
+    more = len(unique) - len(figures)
+    note = f"<p>{more} more pictures lie in the run folder.</p>" if more else ""
     return f"<h2>Pictures</h2>{''.join(figures)}{note}"
 
 

@@ -45,17 +45,16 @@ def from_instances(
 
     def pairs(output: Any) -> tuple[list[Any], list[Any]]:
         items = _unbatched(output, [pred_key, label_key, has_label_key]) if isinstance(output, Mapping) else output
-        kept = []
+        predictions, references = [], []
         for item in items:
             if has_label_key is not None and has_label_key not in item:
                 raise KeyError(f"an item has no flag {has_label_key!r}; its keys are {sorted(map(str, item))}.")
-            pair = item.get(pred_key), item.get(label_key)
+            prediction, reference = item.get(pred_key), item.get(label_key)
             labelled = has_label_key is None or bool(torch.as_tensor(item[has_label_key]).all())
-            if labelled and all(value is not None for value in pair):
-                kept.append(pair)
-        if binary:
-            kept = [tuple((torch.as_tensor(value) > 0).float() for value in pair) for pair in kept]
-        return [prediction for prediction, _ in kept], [reference for _, reference in kept]
+            if labelled and prediction is not None and reference is not None:
+                predictions.append(prediction)
+                references.append(reference)
+        return predictions, references
 
     return pairs
 
@@ -87,6 +86,7 @@ class PairedMetricHandler(IgniteMetricHandler):
         """Write the metric, or leave it out when no pair was seen."""
         if len(self.metric_fn) == 0 and name != getattr(engine.state, "key_metric_name", None):
             engine.state.metrics.pop(name, None)
+            getattr(engine.state, "metric_details", {}).pop(name, None)
             warnings.warn(f"metric {name!r} is left out: no item had a prediction and a reference.", stacklevel=2)
             return
         super().completed(engine, name)

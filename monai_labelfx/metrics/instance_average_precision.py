@@ -43,8 +43,8 @@ class InstanceAveragePrecision(PerImageMetric):
 
     Notes:
         An image without objects in reference and prediction scores 1, and so do pooled counts that are all 0. False
-        positives on an empty image give it 0; the paper's code leaves such images out. Thresholds are rounded to nine
-        decimals, so that 0.5 + 0.05 * 2 is 0.6. Above 0.5 no object can have two partners, and pairs are counted
+        positives on an empty image give it 0; the paper's code leaves such images out. Rounding errors of thresholds
+        are mended, so that 0.5 + 0.05 * 2 is 0.6. Above 0.5 no object can have two partners, and pairs are counted
         directly; else they are matched (Hopcroft and Karp), which finds as many pairs as a Hungarian assignment.
 
     Example:
@@ -64,7 +64,7 @@ class InstanceAveragePrecision(PerImageMetric):
         strict: bool = False,
     ) -> None:
         values = tuple(thresholds) if isinstance(thresholds, Iterable) else (thresholds,)
-        self.thresholds = tuple(round(float(value), 9) for value in values)
+        self.thresholds = tuple(_decimal(float(value)) for value in values)
         if not self.thresholds or not all(0 < value <= 1 for value in self.thresholds):
             raise ValueError(f"thresholds must be one or more numbers above 0, up to 1, got {thresholds}.")
         self.strict = strict
@@ -84,6 +84,12 @@ class InstanceAveragePrecision(PerImageMetric):
         counts = rows.reshape(len(rows), len(self.thresholds), 3)
         total = counts.sum(dim=2)
         return torch.where(total > 0, counts[:, :, 0] / total.clamp(min=1), 1.0)
+
+
+def _decimal(value: float) -> float:
+    """The short decimal that ``value`` was meant to be, if it is one up to rounding."""
+    short = round(value, 9)
+    return short if abs(value - short) < 1e-12 else value
 
 
 def _matches(overlap: LabelOverlap, threshold: float, strict: bool) -> int:

@@ -8,9 +8,8 @@ means "not NaN" everywhere below, and nothing can read what is hidden. Image bor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from numbers import Real
 from typing import Any
 
 import torch
@@ -54,8 +53,8 @@ def blind_spot_mask(
             of odd length. Placed on each spot, its other ones (the arms) are hidden too, each behind a visible value
             of the window around it, drawn with equal chances whatever the strategy, which keeps the noise level;
             they are not marked in the mask. Under ``"identity"`` it has no effect.
-        generator: source of all random numbers, on any device; the same seed gives the same masks on every device and
-            for every strategy. Default: torch's global one of the images' device.
+        generator: source of all random numbers; a CPU generator gives the same spots for images on any device. The
+            spots do not depend on the strategy. Default: torch's global generator of the images' device.
 
     Returns:
         masked image, plain tensor of the dtype and shape of ``images``; and a bool mask of the same shape, true at the
@@ -66,7 +65,8 @@ def blind_spot_mask(
         ValueError: if an argument is out of range, or no voxel is visible in an image.
 
     Note:
-        NaN voxels count as not visible: they are never a source. Infinite values are ordinary values.
+        NaN voxels count as not visible: they are never a source. Infinite voxels are copied as they are, and make
+        means and medians infinite or NaN. No gradient flows through the result.
         The N2V and DenoiSeg code may by default draw the hidden voxel itself (once in 121 draws); here it never is,
         as in N2V2.
 
@@ -312,7 +312,7 @@ def _checked_sizes(images: Any) -> tuple[int, ...]:
 
 
 def _checked_radius(window: Any, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    sides = (window,) * len(sizes) if isinstance(window, Real) else tuple(window)
+    sides = tuple(window) if isinstance(window, Iterable) else (window,) * len(sizes)
     if len(sides) != len(sizes) or any(side != int(side) or side < 1 or side % 2 == 0 for side in sides):
         raise ValueError(f"window must be one odd number or {len(sizes)} of them, one per spatial axis, got {window}")
     radius = tuple(int(side) // 2 for side in sides)

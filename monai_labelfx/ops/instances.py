@@ -71,10 +71,10 @@ def decode_instances(
 
     Growth is aware of the two kinds of border. The ring around an object lies in the background and is never given to
     it; the seam between two touching objects belongs to them. A border voxel (border at least as probable as
-    background, not foreground) counts as seam when no background lies within ``growth`` voxels of it and two different
-    objects lie within ``2 * growth``. Objects grow face by face, ``growth`` times, into seam voxels that touch exactly
-    one of them. A perfect prediction of objects that lie more than ``4 * growth`` voxels apart thus decodes to exactly
-    these objects.
+    background, not foreground) counts as seam when no background lies within ``growth`` steps of it (to neighbours that
+    differ in one or two axes) and two different objects lie within ``2 * growth`` voxels. Objects grow face by face,
+    ``growth`` times, into seam voxels that touch exactly one of them. A perfect prediction of objects that lie more
+    than ``4 * growth`` voxels apart thus decodes to exactly these objects.
 
     Args:
         probabilities: (3, \\*spatial) floats in the order background, foreground, border; any device.
@@ -95,8 +95,9 @@ def decode_instances(
 
     Notes:
         The paper thresholds and takes connected components, which loses small objects in dense images: the border
-        class eats them. Two objects with a gap of exactly ``2 * growth`` background voxels have the same target as two
-        that touch, and are taken to touch. The components are found on the CPU.
+        class eats them. Of wide borders along curved contacts only a part comes back. Two objects with a gap of exactly
+        ``2 * growth`` background voxels have the same target as two that touch, and are taken to touch. The components
+        are found on the CPU.
 
     Example:
         >>> probabilities = torch.zeros(3, 1, 8)
@@ -164,22 +165,30 @@ def _fill_holes(labels: np.ndarray) -> np.ndarray:
 
 def _grow(labels: np.ndarray, border: np.ndarray, background: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
     """Grow labels into the seams between them, ``steps`` voxels along each axis."""
-    lowest, highest = _label_range(labels, tuple(4 * step + 1 for step in steps))
-    near_background = ndimage.maximum_filter(background, size=tuple(2 * step + 1 for step in steps), mode="nearest")
+    near_background = background
+    for number in range(max(steps)):
+        near_background = ndimage.binary_dilation(near_background, _neighbours(steps, number, 2))
+    box = np.ones(tuple(4 * step + 1 for step in steps), bool)
+    lowest, highest = _label_range(labels, box)
     seam = border & ~near_background & (lowest != highest)
     for number in range(max(steps)):
-        faces = np.zeros((3,) * labels.ndim, bool)
-        for axis, step in enumerate(steps):
-            faces[tuple(slice(None) if a == axis and step > number else slice(1, 2) for a in range(labels.ndim))] = True
-        lowest, highest = _label_range(labels, None, faces)
+        lowest, highest = _label_range(labels, _neighbours(steps, number, 1))
         labels = np.where((labels == 0) & seam & (lowest == highest), highest, labels)
     return labels
 
 
-def _label_range(
-    labels: np.ndarray, size: tuple[int, ...] | None, footprint: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(steps: tuple[int, ...], number: int, connectivity: int) -> np.ndarray:
+    """Footprint of neighbours that differ in at most ``connectivity`` axes, of those that have a step ``number``."""
+    offsets = np.abs(np.indices((3,) * len(steps)) - 1)
+    idle = offsets[np.asarray(steps) <= number].any(axis=0)
+    return (offsets.sum(axis=0) <= connectivity) & ~idle
+
+
+def _label_range(labels: np.ndarray, footprint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest label around each voxel; where there is none, the lowest exceeds all and the highest is 0."""
-    highest = ndimage.maximum_filter(labels, size=size, footprint=footprint, mode="nearest")
     objects = np.where(labels > 0, labels, np.iinfo(labels.dtype).max)
-    return ndimage.minimum_filter(objects, size=size, footprint=footprint, mode="nearest"), highest
+    # scipy runs a full footprint axis by axis.
+    return (
+        ndimage.minimum_filter(objects, footprint=footprint, mode="nearest"),
+        ndimage.maximum_filter(labels, footprint=footprint, mode="nearest"),
+    )

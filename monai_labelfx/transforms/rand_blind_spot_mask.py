@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -106,7 +105,7 @@ class RandBlindSpotMask(Randomizable, Transform):
             return self.window
         if not isinstance(img, MetaTensor):
             raise ValueError(f"window_unit='mm' needs a MetaTensor, which knows its spacing, got {type(img).__name__}")
-        sides = (self.window,) * axes if isinstance(self.window, Real) else tuple(self.window)  # type: ignore[arg-type]
+        sides = tuple(self.window) if isinstance(self.window, Iterable) else (self.window,) * axes
         spacing = img.pixdim.tolist()[:axes]
         if len(sides) != len(spacing) or any(side <= 0 for side in sides):
             raise ValueError(f"window must be one positive number of mm or {axes} of them, got {self.window}")

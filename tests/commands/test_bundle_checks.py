@@ -87,10 +87,16 @@ def test_changelog(bundle):
         ("imports: [$import os.path]\na: $os.path.sep", "a uses os"),
     ],
 )
-@pytest.mark.parametrize("place", ["presets", "rivals", "stages/twice"])
-def test_components_of_every_overlay(bundle, text, message, place):
-    (bundle / "configs" / place / "03_bad.yaml").write_text(text)
-    with pytest.raises(ValueError, match=f"train with {place}/03_bad: .*{message}"):
+def test_components(bundle, text, message):
+    (bundle / "configs" / "presets" / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"train with presets/bad: .*{message}"):
+        checks.check_components(bundle)
+
+
+@pytest.mark.parametrize("place", ["presets", "rivals", "stages", "stages/twice"])
+def test_every_kind_of_overlay_is_looked_at(bundle, place):
+    (bundle / "configs" / place / "03_bad.yaml").write_text("a: '@absent'")
+    with pytest.raises(ValueError, match=f"train with {place}/+03_bad: a refers to @absent"):
         checks.check_components(bundle)
 
 

@@ -86,12 +86,14 @@ def test_several_runs_are_compared(run):
 
 def test_repeated_and_many_pictures(run):
     content = (run / "a<b.png").read_bytes()
-    (run / "copy.png").write_bytes(content)
-    assert len(_Page(write_report(run).read_text()).sources) == 1
+    (run / "test").mkdir()
+    (run / "test" / "same.png").write_bytes(content)
+    page = _Page(write_report(run).read_text())
+    assert len(page.sources) == 1 and "test / same" in page.words
     for number in range(MOST_PICTURES + 3):
         Image.fromarray(np.full((2, 2), number, np.uint8)).save(run / f"{number:02}.png")
     page = _Page(write_report(run).read_text())
-    assert len(page.sources) == MOST_PICTURES and "more files lie in the run folder" in " ".join(page.words)
+    assert len(page.sources) == MOST_PICTURES and "4 more pictures lie in the run folder" in " ".join(page.words)
 
 
 def test_faults(run, tmp_path, capsys):

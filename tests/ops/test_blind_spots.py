@@ -146,7 +146,7 @@ def test_draws_among_few_visible_voxels_are_uniform():
     """Where nearly all neighbours are unusable, so that the window itself must be read."""
     images = torch.full((20000, 1, 7, 7), math.nan)
     images[:, :, [0, 3, 4, 6], [5, 3, 1, 6]] = torch.arange(4.0)
-    masked, mask = blind_spot_mask(images, 0.01, generator=seeded(17))
+    masked, mask = blind_spot_mask(images, 0.01, window=13, generator=seeded(17))
     drawn = masked[mask][images[mask].isnan()].int()
     assert drawn.numel() > 15000
     assert stats.chisquare(drawn.bincount().numpy()).pvalue > 1e-3
