@@ -146,7 +146,7 @@ def test_docstring_examples_run(module, tmp_path, monkeypatch):
 
 
 def test_public_classes_have_examples():
-    """Each public class or function of the computing kinds shows how it is called; a twin is shown by its array class."""
+    """Each public part of the computing kinds shows how it is called; a twin is shown by its array class."""
     missing = []
     for module, names in _public().items():
         if module.rsplit(".", 1)[1] not in ("ops", "transforms", "losses", "networks", "metrics"):

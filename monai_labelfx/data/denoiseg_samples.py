@@ -46,7 +46,7 @@ def brain_mr(destination: str | Path, *, sigma: float = 60.0, labelled: int = 1,
     source = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
     if not source.is_file():
         raise FileNotFoundError(f"the installed nibabel {nibabel.__version__} does not ship {source.name}")
-    volume = nibabel.load(source)
+    volume = nibabel.nifti1.load(source)
     clean = np.asarray(volume.dataobj[30:98, :, 6:, 0], dtype=np.float32)
     affine = volume.affine @ nibabel.affines.from_matvec(np.eye(3), [30, 0, 6])
     label = _dark_tissue(clean)
@@ -118,8 +118,8 @@ def nuclei(
 
     Args:
         destination: folder to write into.
-        collection: ``"nuclei2d"`` (fluorescence images, their first 256 x 256 pixels) or ``"nuclei3d"`` (a confocal volume, cut along
-            its first file axis into a test half and training blocks).
+        collection: ``"nuclei2d"`` (fluorescence images, their first 256 x 256 pixels) or ``"nuclei3d"`` (a confocal
+            volume, cut along its first file axis into a test half and training blocks).
         source: the folder of samples; by default the one named by the environment variable ``LABELFX_DATA``.
         sigma: standard deviation of the added Gaussian noise, in grey values of 0 to 255.
         labelled: training images that keep their labels.

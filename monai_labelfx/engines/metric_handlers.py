@@ -52,11 +52,15 @@ def from_instances(
             prediction, reference = item.get(pred_key), item.get(label_key)
             labelled = has_label_key is None or bool(torch.as_tensor(item[has_label_key]).all())
             if labelled and prediction is not None and reference is not None:
-                predictions.append(prediction)
-                references.append(reference)
+                predictions.append(_foreground(prediction) if binary else prediction)
+                references.append(_foreground(reference) if binary else reference)
         return predictions, references
 
     return pairs
+
+
+def _foreground(instances: Any) -> torch.Tensor:
+    return (torch.as_tensor(instances) > 0).float()
 
 
 def _unbatched(batch: Mapping[Any, Any], keys: Sequence[str | None]) -> list[dict[Any, Any]]:

@@ -68,17 +68,19 @@ class HaloInferer(Inferer):
         plain = inputs.as_subclass(torch.Tensor)
         output: torch.Tensor | None = None
         for start in product(*(range(0, size, step) for size, step in zip(shape, steps, strict=True))):
-            core, read, keep = [], [], []
+            core: list[slice] = []
+            read: list[slice] = []
+            keep: list[slice] = []
             for begin, step, margin, size in zip(start, steps, margins, shape, strict=True):
                 end = min(begin + step, size)
                 first, last = max(begin - margin, 0), min(end + margin, size)
                 core.append(slice(begin, end))
                 read.append(slice(first, last))
                 keep.append(slice(begin - first, end - first))
-            result = network(plain[(..., *read)], *args, **kwargs)
+            result = network(plain[:, :, *read], *args, **kwargs)
             if output is None:
                 output = result.new_empty((*result.shape[:2], *shape))
-            output[(..., *core)] = result[(..., *keep)]
+            output[:, :, *core] = result[:, :, *keep]
         return convert_to_dst_type(output, inputs, dtype=output.dtype)[0]  # type: ignore[union-attr]
 
     def _setting(self, name: str, network: Any, attribute: str) -> Any:

@@ -33,7 +33,7 @@ class Keyed(MapTransform):
     """
 
     array: ClassVar[type]
-    backend: ClassVar[list[TransformBackends]]
+    backend: list[TransformBackends]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -11,11 +11,13 @@ import torch
 from ignite.engine import Engine
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
+from monai.metrics import DiceMetric
 from monai.transforms import Lambdad
 
 from monai_labelfx import metrics
 from monai_labelfx.engines import (
     InstanceAveragePrecisionHandler,
+    PairedMetricHandler,
     SegScoreHandler,
     StatedRangePSNRHandler,
     from_instances,
@@ -175,3 +177,13 @@ def test_without_decollation():
     )
     engine.run()
     assert engine.state.metrics["AP50"] == 0.5 and len(engine.state.metric_details["AP50"]) == 2
+
+
+def test_binary_pairs_are_foreground_masks():
+    items = [{"pred": torch.tensor([[0, 3, 7]]), "label": torch.tensor([[0, 0, 2]])}]
+    predictions, references = from_instances("pred", "label", binary=True)(items)
+    assert predictions[0].tolist() == [[0.0, 1.0, 1.0]] and references[0].tolist() == [[0.0, 0.0, 1.0]]
+    handler = PairedMetricHandler(DiceMetric(), output_transform=from_instances("pred", "label", binary=True))
+    engine = Engine(lambda engine, batch: batch)
+    handler.attach(engine, "Dice")
+    assert engine.run([items]).metrics["Dice"] == pytest.approx(2 / 3)
