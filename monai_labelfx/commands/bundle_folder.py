@@ -116,4 +116,5 @@ def describe_bundle(bundle: Path) -> dict[str, Any]:
         "description": meta.get("description", ""),
         "presets": config_names(bundle, "presets"),
         "rivals": rivals(bundle),
+        "sweeps": config_names(bundle, "sweeps"),
     }

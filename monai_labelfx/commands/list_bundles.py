@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"{bundle['name']}  (folder {bundle['folder']}, version {bundle['version']})")
         for line in (bundle["task"], bundle["description"]):
             print(textwrap.fill(line, 100, initial_indent="    ", subsequent_indent="    "))
-        for kind in ("presets", "rivals"):
+        for kind in ("presets", "rivals", "sweeps"):
             print(f"    {kind}: {', '.join(bundle[kind]) or 'none'}")
     if not bundles:
         print(f"no bundles in {args.bundle_dir}")

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""labelfx run: train, evaluate or apply a bundle, its rivals or its stages.
+"""labelfx run: train, evaluate or apply a bundle, its rivals, stages or sweeps.
 
 Every identifier of the configuration can be overridden by --id value (read as YAML), nested ones by --a#b#c value:
 
   labelfx run denoiseg train --dataset_dir data --max_epochs 50 --out runs/mine
   labelfx run denoiseg evaluate --dataset_dir data --out runs/mine
   labelfx run denoiseg train --dataset_dir data --rivals all --out runs/comparison
+  labelfx run denoiseg train --dataset_dir data --sweep alpha --out runs/sweep
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         metavar="PLAN",
         help="run configs/stages[/PLAN]/NN_*.yaml in order; complete ones are skipped",
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="S",
+        help="run every combination of the values that configs/sweeps/S.yaml lists, one after the other, ending in a "
+        "table",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default: runs/NAME")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
@@ -105,6 +113,36 @@ def comparison_plan(
     return {"steps": steps, "table": {"rows": labels}}
 
 
+def sweep_plan(
+    bundle: Path,
+    name: str,
+    workflow: str,
+    presets: Sequence[str],
+    overlays: Sequence[Path],
+    overrides: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A plan with one step for each combination of the values in ``configs/sweeps/<name>.yaml``.
+
+    The file maps identifiers to lists of values; a step is named after its values and has its own folder.
+    """
+    from monai.bundle import ConfigParser
+
+    from monai_labelfx.commands.workflow import config_files
+
+    file = config_file(bundle, name, "sweeps")
+    axes = ConfigParser.load_config_file(file)
+    for identifier, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{file}: {identifier!r} holds {values!r}, expected a list of values")
+    files = config_files(bundle, workflow, presets, overlays)
+    steps = []
+    for values in product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        label = "_".join(f"{identifier.split('#')[-1]}={value}" for identifier, value in chosen.items())
+        steps.append({"name": label, "workflow": workflow, "config": files, "overrides": {**overrides, **chosen}})
+    return {"steps": steps, "table": {"rows": {step["name"]: step["name"] for step in steps}}}
+
+
 def _rival_names(bundle: Path, asked: Sequence[str]) -> list[str]:
     known = [stem(bundle), *rivals(bundle)]
     names = known if list(asked) == ["all"] else list(dict.fromkeys(asked))
@@ -127,8 +165,14 @@ def main(args: argparse.Namespace) -> int:
     if args.stages is not None:
         if names:
             raise ValueError("--stages and --rival exclude each other: a plan of stages is a rival too")
+        if args.sweep:
+            raise ValueError("--stages and --sweep exclude each other")
         steps = stage_steps(bundle, args.stages, args.workflow, args.preset, overrides)
         run_plan(bundle, {"steps": steps}, out, progress=not args.no_progress)
+    elif args.sweep:
+        overlays = [config_file(bundle, name, "rivals") for name in names if name != stem(bundle)]
+        plan = sweep_plan(bundle, args.sweep, args.workflow, args.preset, overlays, overrides)
+        run_plan(bundle, plan, out, progress=not args.no_progress)
     elif len(names) > 1 or set(names) & (set(stage_plans(bundle)) - set(config_names(bundle, "rivals"))):
         plan = comparison_plan(bundle, names, args.workflow, args.preset, overrides)
         run_plan(bundle, plan, out, progress=not args.no_progress)

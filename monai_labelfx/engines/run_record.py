@@ -46,6 +46,7 @@ class RunRecord:
 
     Args:
         output_dir: folder of the run; it is created when the run starts.
+        name: stem of ``run.json``, so that an evaluation can share the folder of its training.
         evaluator: evaluator that the trainer runs between epochs.
         optimizer: optimiser whose learning rate to note, by default ``trainer.optimizer``.
         seed: seed to note.
@@ -80,6 +81,7 @@ class RunRecord:
         output_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
+        self.name = name
         self.evaluator = evaluator
         self.optimizer = optimizer
         self.seed = seed
@@ -110,7 +112,7 @@ class RunRecord:
     def _run_started(self, engine: Engine) -> None:
         self._began, self._started = time.perf_counter(), _now()
         self._history, self._metrics, self._first = {}, {}, True
-        self._write("run.json", self._run())
+        self._write(f"{self.name}.json", self._run())
         if self.config is not None:
             self._write("config.json", self.config)
 
@@ -147,7 +149,7 @@ class RunRecord:
 
     def _run_completed(self, engine: Engine) -> None:
         self._write("metrics.json", self._metrics)
-        self._write("run.json", self._run(finished=True))
+        self._write(f"{self.name}.json", self._run(finished=True))
 
     def _note(self, name: str, epoch: int, value: float | None) -> None:
         points = self._history.setdefault(name, [])

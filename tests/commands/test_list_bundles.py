@@ -15,7 +15,7 @@ def test_text_and_json(bundle, capsys):
     assert "presets: short, wide" in text and "rivals: heavy, twice" in text
     assert main(["list", "--json", "--bundle-dir", str(bundle.parent)]) == 0
     (found,) = json.loads(capsys.readouterr().out)
-    keys = {"name", "folder", "path", "version", "task", "description", "presets", "rivals"}
+    keys = {"name", "folder", "path", "version", "task", "description", "presets", "rivals", "sweeps"}
     assert set(found) == keys and found["task"] == "Segment bright cubes"
 
 

@@ -79,3 +79,18 @@ def test_mistakes_are_one_sentence(bundle, data, arguments, message, capsys):
     assert main(["run", str(bundle), "--dataset_dir", str(data), *arguments]) == 1
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("labelfx run: ") and message in error and "Failed to" not in error
+
+
+def test_a_sweep_runs_every_combination_and_ends_in_a_table(bundle, data, tmp_path, capsys):
+    sweeps = bundle / "configs" / "sweeps"
+    sweeps.mkdir()
+    (sweeps / "length.yaml").write_text("max_epochs: [1, 2]\nseed: [0, 1]\n")
+    (sweeps / "broken.yaml").write_text("max_epochs: 3\n")
+    arguments = ["run", str(bundle), "--dataset_dir", str(data), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--sweep", "length"]) == 0
+    lengths = {f.name: len(_history(f)) for f in (tmp_path / "out").iterdir() if f.is_dir()}
+    assert lengths == {f"max_epochs={n}_seed={s}": n for n in (1, 2) for s in (0, 1)}
+    rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    assert [row["run"] for row in rows] == list(lengths) or {row["run"] for row in rows} == set(lengths)
+    assert main([*arguments, "--sweep", "broken"]) == 1
+    assert "expected a list of values" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import CheckpointLoader, CheckpointSaver, LrScheduleHandler, ValidationHandler
 from monai.handlers.ignite_metric import IgniteMetricHandler
@@ -159,3 +159,12 @@ def test_only_rank_zero_writes(tmp_path, monkeypatch):
     trainer, _ = parts(tmp_path, 1)
     trainer.run()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_keeps_the_record_of_the_training(tmp_path):
+    for name in ("run", "evaluate"):
+        engine = Engine(lambda engine, batch: {"loss": 0.0})
+        RunRecord(tmp_path, name=name, seed=len(name)).attach(engine)
+        engine.run([1])
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 3
+    assert json.loads((tmp_path / "evaluate.json").read_text())["seed"] == 8

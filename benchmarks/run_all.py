@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every benchmark, one after the other, each into a text file below --out: `make bench`.
+
+    python benchmarks/run_all.py --out runs/bench [--quality]
+
+Speed benchmarks take minutes. The quality table trains many networks (hours on a CPU) and runs only with --quality and
+LABELFX_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SPEED = {"masking": ["masking.py"], "step_share": ["step_share.py"]}
+QUALITY = {"denoiseg_quality": ["denoiseg_quality.py"]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--quality", action="store_true", help="also train for the quality table")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    failed = []
+    for name, (script, *arguments) in {**SPEED, **(QUALITY if options.quality else {})}.items():
+        target = options.out / f"{name}.md"
+        print(f"{name} -> {target}", flush=True)
+        with target.open("w") as stream:
+            command = [sys.executable, str(HERE / script), *arguments]
+            if subprocess.run(command, stdout=stream, env=environment).returncode:
+                failed.append(name)
+    print(f"failed: {', '.join(failed)}" if failed else "all done")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
