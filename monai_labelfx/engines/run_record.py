@@ -73,6 +73,7 @@ class RunRecord:
         self,
         output_dir: str | Path,
         *,
+        name: str = "run",
         evaluator: Evaluator | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         seed: int | None = None,
