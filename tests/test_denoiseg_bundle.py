@@ -77,6 +77,8 @@ def test_train_evaluate_infer(case, tmp_path):
     mean = nibabel.load(denoised[0]).get_fdata().mean()
     assert abs(mean - source.mean()) < source.std(), "the denoised image must be on the scale of its input"
     assert list(inference.glob("*.png"))
+    counts = [nibabel.load(path).get_fdata().max() for path in instances]
+    assert metrics(inference)["objects_per_image"] == pytest.approx(np.mean(counts))
 
 
 def _reference(tmp_path, kind, shape) -> np.ndarray:
