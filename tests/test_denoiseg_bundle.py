@@ -180,3 +180,19 @@ def test_two_processes_train_together(tmp_path):
     assert np.isfinite(metrics(tmp_path / "out")["train_loss"])
     weights = torch.load(tmp_path / "out" / "models" / "last.pt", weights_only=True)["model"]
     assert not any(name.startswith("module.") for name in weights), "the checkpoint must load without torchrun"
+
+
+def test_partly_annotated_images_train(tmp_path):
+    """Voxels of ignore_label reach the loss as not annotated, through crops and symmetries."""
+    import tifffile
+
+    kind, shape, presets, extra = CASES["tiff"]
+    datalist = write_dataset(tmp_path / "data", kind, shape)
+    for path in (tmp_path / "data" / "labels").glob("training*.tif"):
+        label = tifffile.imread(path)
+        label[: label.shape[0] // 2] = 65535
+        tifffile.imwrite(path, label)
+    run("train", tmp_path / "ignored", datalist, presets, extra, max_epochs="1", ignore_label="65535")
+    run("train", tmp_path / "object", datalist, presets, extra, max_epochs="1")
+    losses = [metrics(tmp_path / name)["train_loss"] for name in ("ignored", "object")]
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
