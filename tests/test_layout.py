@@ -22,6 +22,7 @@ TESTS = Path(__file__).parent
 NAMES = TESTS / "public_names.json"
 RUNG = {
     "_version": 0,
+    "_atomic": 0,
     "ops": 1,
     **dict.fromkeys(("transforms", "losses", "networks", "metrics"), 2),
     **dict.fromkeys(("data", "detectors", "cams", "inferers", "visualize"), 3),

@@ -4,20 +4,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from monai_labelfx._atomic import replacing
 
 
 def write_text(file: Path, text: str) -> None:
     """Write under a temporary name beside the file, then rename."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
+    with replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(file: Path, content: Any) -> None:

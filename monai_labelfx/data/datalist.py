@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_labelfx.data._atomic import replacing
+from monai_labelfx._atomic import replacing
 
 __all__ = ["load_datalist", "save_datalist"]
 

@@ -15,7 +15,7 @@ from monai.data.utils import affine_to_spacing, to_affine_nd
 from monai.transforms import SpatialResample
 from monai.utils import convert_data_type, get_equivalent_dtype
 
-from monai_labelfx.data._atomic import replacing
+from monai_labelfx._atomic import replacing
 
 __all__ = ["TiffWriter"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_labelfx.data._atomic import replacing
+from monai_labelfx._atomic import replacing
 
 
 def write_json(path: Path, content: Any) -> None:

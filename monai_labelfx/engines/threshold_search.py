@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from monai_labelfx.data._atomic import replacing
+from monai_labelfx._atomic import replacing
 from monai_labelfx.engines.instance_thresholds import InstanceThresholds
 from monai_labelfx.metrics import InstanceAveragePrecision, SegScore
 from monai_labelfx.ops import decode_instances

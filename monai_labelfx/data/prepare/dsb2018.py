@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_labelfx.data._atomic import replacing
+from monai_labelfx._atomic import replacing
 from monai_labelfx.data._reading import reading
 from monai_labelfx.data.datalist import save_datalist
 from monai_labelfx.data.prepare._splits import check_destination, hide_labels, split_by_image

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_labelfx.data._atomic import replacing
+from monai_labelfx._atomic import replacing
 
 
 def test_file_appears_at_the_end(tmp_path):
