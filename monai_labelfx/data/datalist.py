@@ -17,7 +17,9 @@ PATH_KEYS = ("image", "label", "clean")
 _KNOWN_SPLITS = ("training", "validation", "test")
 
 
-def load_datalist(path: str | os.PathLike, *, path_keys: Sequence[str] = PATH_KEYS) -> dict[str, list[dict[str, Any]]]:
+def load_datalist(
+    path: str | os.PathLike, *, required: Sequence[str] = (), path_keys: Sequence[str] = PATH_KEYS
+) -> dict[str, list[dict[str, Any]]]:
     """Read a MONAI datalist and make its paths absolute.
 
     The file holds one list per split: ``{"training": [{"image": "images/a.png", "label": "labels/a.png"}, {"image":
@@ -27,6 +29,7 @@ def load_datalist(path: str | os.PathLike, *, path_keys: Sequence[str] = PATH_KE
 
     Args:
         path: the JSON file.
+        required: splits that must be there and hold an entry.
         path_keys: keys of an entry whose values are paths.
 
     Returns:
@@ -34,8 +37,8 @@ def load_datalist(path: str | os.PathLike, *, path_keys: Sequence[str] = PATH_KE
 
     Raises:
         FileNotFoundError: no such JSON file.
-        ValueError: not JSON, no split at all, or an entry of the wrong type or without "image": one sentence with the
-            file and the entry.
+        ValueError: not JSON, no split at all, a required split missing or empty, or an entry of the wrong type or
+            without "image": one sentence with the file and the entry.
 
     Example:
         >>> import tempfile
@@ -50,6 +53,9 @@ def load_datalist(path: str | os.PathLike, *, path_keys: Sequence[str] = PATH_KE
         if item is None:
             raise ValueError(f"datalist {str(file)!r}: {fault}")
         splits.setdefault(split, []).append(absolute_paths(item, file, path_keys))
+    for split in required:
+        if split not in splits:
+            raise ValueError(f"datalist {str(file)!r} has no entries under {split!r}; it has {', '.join(splits)}")
     return splits
 
 

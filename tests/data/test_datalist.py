@@ -104,3 +104,10 @@ def test_what_cannot_be_saved_leaves_no_file(tmp_path, splits, notes, message):
     with pytest.raises(ValueError, match=message):
         save_datalist(tmp_path / "datalist.json", splits, notes=notes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_required_splits_are_asked_for_in_one_sentence(tmp_path):
+    path = save_datalist(tmp_path / "d.json", {"training": [{"image": "a.png"}]})
+    assert list(load_datalist(path, required=["training"])) == ["training"]
+    with pytest.raises(ValueError, match="has no entries under 'validation'; it has training"):
+        load_datalist(path, required=["training", "validation"])
