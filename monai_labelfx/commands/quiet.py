@@ -9,6 +9,10 @@ import warnings
 ENGINE_NOISE = ("Engine run resuming from iteration 0,", "run is terminating due to exception")
 
 
+ENGINE_ROUTINE = ("Epoch[", "Engine run", "Saved checkpoint", "Train completed", "Restored all variables", "Got new best")
+ENGINE_LOGGERS = tuple(f"ignite.engine.engine.Supervised{kind}" for kind in ("Trainer", "Evaluator"))
+
+
 def quiet_bundle_runs() -> None:
     """Hide, in this process, MONAI's messages that come with every run of every bundle.
 
@@ -23,8 +27,18 @@ def quiet_bundle_runs() -> None:
     warnings.filterwarnings("ignore", message=r"(?s).*GHSA-873f-pvrv-4x83")
     warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+` is (deprecated|not supported)")
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)
-    logging.getLogger("ignite.engine.engine.SupervisedTrainer").addFilter(_is_news)
-    logging.getLogger("ignite.engine.engine.SupervisedEvaluator").addFilter(_is_news)
+    for name in ENGINE_LOGGERS:
+        logging.getLogger(name).addFilter(_is_news)
+
+
+def quiet_engine_routine() -> None:
+    """Hide the line that the engines log for each epoch and checkpoint, in this process: a progress bar says it."""
+    for name in ENGINE_LOGGERS:
+        logging.getLogger(name).addFilter(_is_no_routine)
+
+
+def _is_no_routine(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or not record.getMessage().startswith(ENGINE_ROUTINE)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -14,7 +14,7 @@ import yaml
 
 from monai_labelfx.commands.bundle_folder import PACKAGE, config_file
 from monai_labelfx.commands.files import write_text
-from monai_labelfx.commands.quiet import quiet_bundle_runs
+from monai_labelfx.commands.quiet import quiet_bundle_runs, quiet_engine_routine
 
 WORKFLOWS = ("train", "evaluate", "inference")
 SET_BY_RUN = ("bundle_root", "output_dir", "stages_dir")
@@ -160,6 +160,8 @@ def execute(
         flow.initialize()
         if progress:
             _attach_progress(flow)
+            if sys.stderr.isatty():
+                quiet_engine_routine()
         flow.run()
         flow.finalize()
     return output_dir

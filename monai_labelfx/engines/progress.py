@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
@@ -69,4 +70,7 @@ class ProgressBar:
 def _loss_of(output: Any) -> float | None:
     """The loss in the output of a step, ``None`` where there is none (an evaluator)."""
     first = output[0] if isinstance(output, list) and output else output
-    return float(first["loss"]) if isinstance(first, dict) and "loss" in first else None
+    if not isinstance(first, dict) or "loss" not in first:
+        return None
+    loss = first["loss"]
+    return float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
