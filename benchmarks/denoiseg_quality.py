@@ -44,6 +44,23 @@ def run(out: Path, seed: int, labelled: int, epochs: int, sigma: float) -> dict[
     return collect(folder)
 
 
+def run_last(out: Path, seed: int, labelled: int, sigma: float) -> dict[str, dict[str, float]]:
+    """Test the networks of the last step, not those of the best validation loss, of finished runs of one draw.
+
+    The thresholds are those that were searched for the best ones.
+    """
+    bundle = find_bundle("denoiseg")
+    folder = out / f"labelled{labelled}_sigma{sigma:g}" / f"seed{seed}"
+    overrides = {"datalist": str(folder / "data" / "datalist.json"), "seed": seed, "min_size": 20}
+    names = ["denoiseg", *rivals(bundle)]
+    plan = comparison_plan(bundle, names, "evaluate", ["2d"], {**overrides, "save_predictions": False})
+    for step in plan["steps"]:
+        checkpoint = folder / step["name"] / "models" / "last.pt"
+        step["overrides"] |= {"ckpt_path": str(checkpoint), "output_dir": f"{{out}}/last/{step['name']}"}
+    run_plan(bundle, plan, folder, progress=False)
+    return collect(folder / "last")
+
+
 def collect(folder: Path) -> dict[str, dict[str, float]]:
     """Method -> metrics of the finished runs of one draw."""
     bundle = find_bundle("denoiseg")
@@ -92,6 +109,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--labelled", type=int, default=2, help="labelled training images of 30")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is there")
+    parser.add_argument("--last", action="store_true", help="train nothing, test the networks of the last step")
     parser.add_argument("--epochs", type=int, default=24, help="of 50 steps of 8 patches of 64 x 64")
     parser.add_argument("--sigma", type=float, default=20.0)
     options = parser.parse_args()
@@ -99,6 +117,9 @@ def main() -> None:
     name = f"labelled{options.labelled}_sigma{options.sigma:g}"
     if options.table:
         results = {s: collect(options.out / name / f"seed{s}") for s in options.seeds}
+    elif options.last:
+        results = {s: run_last(options.out, s, options.labelled, options.sigma) for s in options.seeds}
+        name += "_last"
     else:
         results = {s: run(options.out, s, options.labelled, options.epochs, options.sigma) for s in options.seeds}
     text = table(results)

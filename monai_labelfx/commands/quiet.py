@@ -9,7 +9,7 @@ import warnings
 ENGINE_NOISE = ("Engine run resuming from iteration 0,", "run is terminating due to exception")
 
 
-ENGINE_ROUTINE = ("Epoch[", "Engine run", "Saved checkpoint", "Train completed", "Restored all variables", "Got new best")
+ENGINE_ROUTINE = ("Epoch[", "Engine run", "Saved checkpoint", "Train completed", "Restored all", "Got new best")
 ENGINE_LOGGERS = tuple(f"ignite.engine.engine.Supervised{kind}" for kind in ("Trainer", "Evaluator"))
 
 
