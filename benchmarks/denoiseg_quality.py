@@ -26,25 +26,36 @@ from monai_labelfx.data import nuclei
 METRICS = ("AP50", "AP50_95", "SEG", "Dice", "PSNR")
 
 
-def run(out: Path, seed: int, labelled: int, epochs: int, sigma: float) -> dict[str, dict[str, float]]:
+def methods_plan(workflow: str, overrides: dict, alphas: list[float]) -> dict:
+    """A plan of DenoiSeg, its rivals, and DenoiSeg again at other values of alpha."""
+    bundle = find_bundle("denoiseg")
+    plan = comparison_plan(bundle, ["denoiseg", *rivals(bundle)], workflow, ["2d"], overrides)
+    for alpha in alphas:
+        name = f"denoiseg_alpha{alpha:g}"
+        plan["steps"].append({**plan["steps"][0], "name": name, "overrides": {**overrides, "alpha": alpha}})
+        plan["table"]["rows"][name] = name
+    return plan
+
+
+def run(
+    out: Path, seed: int, labelled: int, epochs: int, sigma: float, alphas: list[float]
+) -> dict[str, dict[str, float]]:
     """Train and test all methods for one draw; returns method -> metrics."""
     bundle = find_bundle("denoiseg")
     folder = out / f"labelled{labelled}_sigma{sigma:g}" / f"seed{seed}"
     datalist = folder / "data" / "datalist.json"
     if not datalist.is_file():
         nuclei(folder / "data", labelled=labelled, counts=(30, 2, 20), sigma=sigma, seed=seed)
-    names = ["denoiseg", *rivals(bundle)]
     # half of each batch is labelled, so that a short training sees the labels often enough; the same for all methods
     overrides = {"datalist": str(datalist), "seed": seed, "batch_size": 8, "steps_per_epoch": 50, "min_size": 20}
     training = {**overrides, "max_epochs": epochs, "val_interval": 2, "labelled_per_batch": 4}
-    plan = comparison_plan(bundle, names, "train", ["2d"], training)
+    plan = methods_plan("train", training, alphas)
     run_plan(bundle, {"steps": plan["steps"]}, folder, progress=False)
-    plan = comparison_plan(bundle, names, "evaluate", ["2d"], {**overrides, "save_predictions": False})
-    run_plan(bundle, plan, folder, progress=False)
-    return collect(folder)
+    run_plan(bundle, methods_plan("evaluate", {**overrides, "save_predictions": False}, alphas), folder, progress=False)
+    return collect(folder, alphas)
 
 
-def run_last(out: Path, seed: int, labelled: int, sigma: float) -> dict[str, dict[str, float]]:
+def run_last(out: Path, seed: int, labelled: int, sigma: float, alphas: list[float]) -> dict[str, dict[str, float]]:
     """Test the networks of the last step, not those of the best validation loss, of finished runs of one draw.
 
     The thresholds are those that were searched for the best ones.
@@ -52,20 +63,17 @@ def run_last(out: Path, seed: int, labelled: int, sigma: float) -> dict[str, dic
     bundle = find_bundle("denoiseg")
     folder = out / f"labelled{labelled}_sigma{sigma:g}" / f"seed{seed}"
     overrides = {"datalist": str(folder / "data" / "datalist.json"), "seed": seed, "min_size": 20}
-    names = ["denoiseg", *rivals(bundle)]
-    plan = comparison_plan(bundle, names, "evaluate", ["2d"], {**overrides, "save_predictions": False})
+    plan = methods_plan("evaluate", {**overrides, "save_predictions": False}, alphas)
     for step in plan["steps"]:
         checkpoint = folder / step["name"] / "models" / "last.pt"
         step["overrides"] |= {"ckpt_path": str(checkpoint), "output_dir": f"{{out}}/last/{step['name']}"}
     run_plan(bundle, plan, folder, progress=False)
-    return collect(folder / "last")
+    return collect(folder / "last", alphas)
 
 
-def collect(folder: Path) -> dict[str, dict[str, float]]:
+def collect(folder: Path, alphas: list[float]) -> dict[str, dict[str, float]]:
     """Method -> metrics of the finished runs of one draw."""
-    bundle = find_bundle("denoiseg")
-    names = ["denoiseg", *rivals(bundle)]
-    rows = comparison_plan(bundle, names, "evaluate", ["2d"], {})["table"]["rows"]
+    rows = methods_plan("evaluate", {}, alphas)["table"]["rows"]
     return {label: json.loads((folder / step / "metrics.json").read_text()) for step, label in rows.items()}
 
 
@@ -78,6 +86,7 @@ def mean_sem(values: list[float]) -> tuple[float, float]:
 def table(results: dict[int, dict[str, dict[str, float]]]) -> str:
     """Markdown: each method's mean and SEM over the draws, then DenoiSeg's gain over each rival, paired by draw."""
     methods = list(next(iter(results.values())))
+    others = [m for m in methods if m.startswith("denoiseg_alpha")]
     shown = list(METRICS)
     lines = [f"| | {' | '.join(shown)} |", f"|---|{'---|' * len(shown)}"]
 
@@ -93,13 +102,20 @@ def table(results: dict[int, dict[str, dict[str, float]]]) -> str:
 
     for method in methods:
         lines.append(row(method, lambda draw, metric, m=method: draw[m].get(metric)))
-    for rival in methods[1:]:
+    for rival in [m for m in methods[1:] if m not in others]:
 
         def gain(draw, metric, r=rival):
             ours, theirs = draw["denoiseg"].get(metric), draw[r].get(metric)
             return None if ours is None or theirs is None else ours - theirs
 
         lines.append(row(f"gain over {rival}", gain))
+    for other in others:
+        lines.append(
+            row(
+                f"gain of {other} over baseline",
+                lambda d, m, o=other: d[o][m] - d["baseline"][m] if m in d[o] else None,
+            )
+        )
     return "\n".join(lines)
 
 
@@ -108,6 +124,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench/denoiseg_quality"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--labelled", type=int, default=2, help="labelled training images of 30")
+    parser.add_argument("--alphas", type=float, nargs="+", default=[], help="DenoiSeg at these values of alpha, too")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is there")
     parser.add_argument("--last", action="store_true", help="train nothing, test the networks of the last step")
     parser.add_argument("--epochs", type=int, default=24, help="of 50 steps of 8 patches of 64 x 64")
@@ -116,12 +133,15 @@ def main() -> None:
     torch.set_num_threads(1)
     name = f"labelled{options.labelled}_sigma{options.sigma:g}"
     if options.table:
-        results = {s: collect(options.out / name / f"seed{s}") for s in options.seeds}
+        where = "last" if options.last else "."
+        results = {s: collect(options.out / name / f"seed{s}" / where, options.alphas) for s in options.seeds}
     elif options.last:
-        results = {s: run_last(options.out, s, options.labelled, options.sigma) for s in options.seeds}
-        name += "_last"
+        setting = (options.labelled, options.sigma, options.alphas)
+        results = {s: run_last(options.out, s, *setting) for s in options.seeds}
     else:
-        results = {s: run(options.out, s, options.labelled, options.epochs, options.sigma) for s in options.seeds}
+        setting = (options.labelled, options.epochs, options.sigma, options.alphas)
+        results = {s: run(options.out, s, *setting) for s in options.seeds}
+    name += "_last" if options.last else ""
     text = table(results)
     print(f"\n{len(results)} draws, {options.labelled} labelled training images, 2 labelled for validation\n\n{text}")
     (options.out / f"{name}.json").write_text(json.dumps(results, indent=2))
