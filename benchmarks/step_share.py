@@ -21,7 +21,7 @@ from ignite.engine import Events
 from monai.engines import IterationEvents
 
 from monai_labelfx.commands.bundle_folder import find_bundle
-from monai_labelfx.commands.plan import load_plan
+from monai_labelfx.commands.plan import load_plan, step_overrides
 from monai_labelfx.commands.workflow import bundle_workflow, config_files, writable_folder
 from monai_labelfx.data import brain_mr
 
@@ -32,10 +32,10 @@ def measure(steps: int, out: Path) -> dict[str, float]:
     """Milliseconds of processor time per step, by part."""
     bundle = find_bundle("denoiseg")
     plan = load_plan(bundle)
-    overrides = dict(plan["overrides"])
+    files = config_files(bundle, "train", plan["presets"])
+    overrides = step_overrides(plan, {"config": files})
     overrides |= {"datalist": str(brain_mr(out / "data"))}
     overrides |= {"max_epochs": 2, "steps_per_epoch": (steps + WARM_UP) // 2, "val_interval": 10}
-    files = config_files(bundle, "train", plan["presets"])
     with bundle_workflow(bundle, "train", files, writable_folder(out / "run"), overrides) as flow:
         flow.initialize()
         trainer = flow.parser.get_parsed_content("train#trainer")

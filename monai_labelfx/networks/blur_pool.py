@@ -27,8 +27,7 @@ class MaxBlurPool(torch.nn.Module):
 
     Notes:
         The max windows and the blur are placed so that the weights of an output voxel lie symmetrically about the
-        block of ``strides`` voxels which nearest-neighbour upsampling fills from it. The TensorFlow code of N2V2 pads
-        at the far end only, which shifts the features by one voxel per level.
+        block of ``strides`` voxels which nearest-neighbour upsampling fills from it.
 
     Example:
         >>> import torch
