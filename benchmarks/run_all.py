@@ -3,8 +3,8 @@
 
     python benchmarks/run_all.py --out runs/bench [--quality]
 
-Speed benchmarks take minutes. The quality table trains many networks (hours on a CPU) and runs only with --quality and
-LABELFX_DATA.
+Speed benchmarks take minutes and leave out peers that are not installed here. The quality table trains many networks
+(hours on a CPU) and runs only with --quality and LABELFX_DATA.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SPEED = {"masking": ["masking.py"], "step_share": ["step_share.py"]}
+SPEED = {name: [f"{name}.py"] for name in ("masking", "step_share", "dicom_cases", "dicom_io")}
 QUALITY = {"denoiseg_quality": ["denoiseg_quality.py"]}
 
 

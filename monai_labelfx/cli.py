@@ -14,6 +14,7 @@ COMMANDS = {
     "list": "list_bundles",
     "new": "new",
     "check": "check",
+    "convert": "convert",
     "prepare": "prepare",
     "run": "run",
     "demo": "demo",

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""labelfx check: open every item of a datalist before any training, and report each fault on one line."""
+"""labelfx check: open every image of a datalist or folder before any work, and report each fault on one line.
+
+A datalist is checked with its labels, boxes and splits; of a folder, such as a PACS export, every image and every DICOM
+series is opened.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from monai_labelfx.commands.table import format_table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of this command."""
-    parser.add_argument("datalist", metavar="DATALIST", type=Path, help="JSON file with training, validation, test")
+    parser.add_argument("path", metavar="PATH", type=Path, help="datalist (.json), folder of images, or one image")
     parser.add_argument("--spatial-dims", type=int, metavar="N", help="number of spatial axes that images must have")
     parser.add_argument("--labels", metavar="0,1,2", help="values that labels may have; default: any instance map")
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
@@ -37,9 +41,14 @@ def main(args: argparse.Namespace) -> int:
 
     labels = parse_labels(args.labels)
     quiet_bundle_runs()
-    from monai_labelfx.data import check_datalist
+    from monai_labelfx.data import check_datalist, check_images
 
-    report = check_datalist(args.datalist, spatial_dims=args.spatial_dims, allowed_labels=labels)
+    if args.path.suffix.lower() == ".json":
+        report = check_datalist(args.path, spatial_dims=args.spatial_dims, allowed_labels=labels)
+    elif labels is None:
+        report = check_images(args.path, spatial_dims=args.spatial_dims)
+    else:
+        raise ValueError("--labels needs a datalist (.json): a folder does not tell which of its images are labels")
     if args.json:
         print(json.dumps(report, indent=2))
         return int(bool(report["faults"]))
@@ -56,5 +65,5 @@ def main(args: argparse.Namespace) -> int:
     for kind in ("fault", "warning"):
         for line in report[f"{kind}s"]:  # type: ignore[literal-required]
             print(f"{kind}: {line}")
-    print(f"{len(rows)} items, {len(report['faults'])} faults, {len(report['warnings'])} warnings in {args.datalist}")
+    print(f"{len(rows)} items, {len(report['faults'])} faults, {len(report['warnings'])} warnings in {args.path}")
     return int(bool(report["faults"]))

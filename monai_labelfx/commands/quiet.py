@@ -19,11 +19,14 @@ def quiet_bundle_runs() -> None:
     These are: the reminder that a configuration can run code (a bundle is code, and the user just asked to run it),
     the missing GPU DICOM decoder, which logging file was read, the log line of ignite that a run which starts is
     resumed at iteration 0, its two lines about an error that the command reports anyway, and the notice that
-    TorchScript is being retired.
+    TorchScript is being retired. Hidden are also pydicom's remarks on values that break the rules of their type: they
+    quote the value, and a header is about a patient.
     """
     from monai_labelfx.data import quiet_monai
 
     quiet_monai()
+    warnings.filterwarnings("ignore", message="(?s).*Invalid value for VR")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=r"(?s).*GHSA-873f-pvrv-4x83")
     warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+` is (deprecated|not supported)")
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 WRAPPERS = ("Failed to evaluate ", "Failed to instantiate component ", "applying transform ")
-WORKER = "in DataLoader worker process"
+TRACEBACKS = ("in DataLoader worker process", "SaveImage cannot find a suitable writer")
 
 
 def root_cause(error: BaseException) -> str:
@@ -30,9 +30,10 @@ def root_cause(error: BaseException) -> str:
     while str(error).startswith(WRAPPERS) and error.__cause__ is not None:
         error = error.__cause__
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if WORKER in text:
-        # a worker process sends its traceback as text: the last line is the root of it
-        return text.strip().splitlines()[-1].strip()
+    if any(words in text for words in TRACEBACKS):
+        # a worker process, and SaveImage, give the traceback as text: the last line at its margin is the error
+        lines = [line for line in text.strip().splitlines() if line[:1].isalpha()]
+        return lines[-1].strip()
     text = " ".join(text.split())
     if isinstance(error, (ValueError, RuntimeError, OSError)) and text:
         return text

@@ -5,9 +5,17 @@ from __future__ import annotations
 
 from monai_labelfx.data.auto_reader import AutoReader
 from monai_labelfx.data.check_datalist import CheckReport, CheckRow, check_datalist
+from monai_labelfx.data.check_images import check_images
 from monai_labelfx.data.datalist import load_datalist, save_datalist
 from monai_labelfx.data.denoiseg_samples import brain_mr, nuclei
+from monai_labelfx.data.detections import load_detections, save_detections
+from monai_labelfx.data.dicom_derived_series_writer import DicomDerivedSeriesWriter
+from monai_labelfx.data.dicom_seg_reader import DicomSegReader
+from monai_labelfx.data.dicom_seg_writer import DicomSegWriter
+from monai_labelfx.data.dicom_series import DicomSeries, find_dicom_series
+from monai_labelfx.data.dicom_series_reader import DicomSeriesReader
 from monai_labelfx.data.find_images import find_images
+from monai_labelfx.data.nifti_writer import NiftiWriter
 from monai_labelfx.data.quiet_monai import quiet_monai
 from monai_labelfx.data.safe_globals import allow_safe_globals
 from monai_labelfx.data.tiff_reader import TiffReader
@@ -17,14 +25,24 @@ __all__ = [
     "AutoReader",
     "CheckReport",
     "CheckRow",
+    "DicomDerivedSeriesWriter",
+    "DicomSegReader",
+    "DicomSegWriter",
+    "DicomSeries",
+    "DicomSeriesReader",
+    "NiftiWriter",
     "TiffReader",
     "TiffWriter",
     "allow_safe_globals",
     "brain_mr",
     "check_datalist",
+    "check_images",
+    "find_dicom_series",
     "find_images",
     "load_datalist",
+    "load_detections",
     "nuclei",
     "quiet_monai",
     "save_datalist",
+    "save_detections",
 ]

@@ -6,15 +6,18 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing, is_no_channel, to_affine_nd
 
 from monai_labelfx.data.auto_reader import AutoReader
+from monai_labelfx.transforms import PlaceOnGridd
 
 _TOLERANCE = 1e-2  # of a voxel: below this two grids are the same
 
@@ -53,6 +56,8 @@ def check_item(
     for key in ("label", "clean"):
         if key in item:
             other = _open(item, key, found)
+            if other is not None and image is not None and key == "label":
+                other = _placed(other, image)
             if other is not None and image is not None:
                 _compare(key, other, image, found)
             if other is not None and key == "label":
@@ -92,6 +97,27 @@ def _open(item: Mapping[str, Any], key: str, found: Findings) -> _Image | None:
         if bad:
             found.faults.append(f"{key} holds {bad} values that are NaN or infinite")
     return _Image(array, affine, shape, channels)
+
+
+def _placed(label: _Image, image: _Image) -> _Image:
+    """The label as ``PlaceOnGridd`` of the bundles brings it onto the image's grid; a SEG may hold some slices only.
+
+    One that does not fit stays as it is, and the comparison with the image then says so.
+    """
+    if label.channels != 1:
+        return label
+    values = label.array.astype(np.float64 if label.array.dtype.kind == "f" else np.int64)
+    item: dict[Hashable, Any] = {
+        "image": MetaTensor(torch.empty(1, *image.shape), affine=torch.as_tensor(image.affine)),
+        "label": MetaTensor(torch.as_tensor(values.reshape(1, *label.shape)), affine=torch.as_tensor(label.affine)),
+    }
+    try:
+        placed = PlaceOnGridd("label", "image")(item)["label"]
+    except ValueError:
+        return label
+    if placed is item["label"]:
+        return label
+    return _Image(placed[0].numpy(), image.affine, tuple(placed.shape[1:]), 1)
 
 
 def _compare(key: str, other: _Image, image: _Image, found: Findings) -> None:

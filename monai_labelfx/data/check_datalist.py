@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from monai_labelfx.data._check_item import check_item, paths_of
 from monai_labelfx.data.datalist import PATH_KEYS, absolute_paths, iterate_entries
+from monai_labelfx.data.dicom_series import find_dicom_series
 
 __all__ = ["CheckReport", "CheckRow", "check_datalist"]
 
@@ -123,7 +124,13 @@ def _check_repeats(rows: list[CheckRow], items: list[dict[str, Any]]) -> None:
 
 
 def _identity(path: str) -> str:
-    """Digest of a file's bytes, so that a copy under another name is found; the path for folders and absent files."""
+    """What a copy under another name shares: the bytes of a file, the UIDs of a folder of DICOM; else the path."""
+    if os.path.isdir(path):
+        try:
+            uids = [series.uid for series in find_dicom_series(path)]
+        except (OSError, ValueError):  # a broken file, which is a fault of its own
+            uids = []
+        return " ".join(uids) or path
     if not os.path.isfile(path):
         return path
     with open(path, "rb") as file:

@@ -110,9 +110,11 @@ def iterate_entries(
     A fault of the whole file has the split "". An empty split yields nothing.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"datalist {str(file)!r} does not exist")
+        what = "is a folder, expected a JSON file" if file.is_dir() else "does not exist"
+        raise FileNotFoundError(f"datalist {str(file)!r} {what}")
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         yield "", 0, None, f"not a JSON file ({error})"
         return
@@ -125,7 +127,7 @@ def iterate_entries(
             "",
             0,
             None,
-            f"no split found, expected a list under 'training', 'validation' or 'test'; keys {list(document)}",
+            f"no split found, expected a list under 'training', 'validation' or 'test'; keys {_short(list(document))}",
         )
     for split, items in splits.items():
         if not isinstance(items, list):
@@ -150,13 +152,41 @@ def _fault(item: Any, path_keys: Sequence[str]) -> str | None:
     if not isinstance(item, Mapping):
         return f"must be an object with at least 'image', found {_name(item)}"
     if "image" not in item:
-        return f"has no 'image', found the keys {list(item)}"
+        return f"has no 'image', found the keys {_short(list(item))}"
     for key in path_keys:
         value = item.get(key, "absent")
         values = value if isinstance(value, (list, tuple)) and value else [value]
-        if not all(isinstance(one, (str, os.PathLike)) and str(one) for one in values):
-            return f"has {key}={value!r}, expected a path or a list of paths (leave the key out where there is none)"
+        if not all(isinstance(one, (str, os.PathLike)) and _is_path(str(one)) for one in values):
+            found = _short(value)
+            return f"has {key}={found}, expected a path or a list of paths (leave the key out where there is none)"
     return None
+
+
+def _is_path(text: str) -> bool:
+    """Whether the file system could have a file of this name."""
+    try:
+        return bool(text) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; of a key that stands twice, JSON readers silently drop the first value, such as a whole split."""
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {_short(key)} stands twice in one object")
+        result[key] = value
+    return result
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _map_paths(item: Mapping[str, Any], change: Any, path_keys: Sequence[str]) -> dict[str, Any]:

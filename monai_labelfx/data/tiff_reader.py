@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -43,12 +44,13 @@ class TiffReader(ImageReader):
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a corrupt or incomplete file, a time or other unusable axis, several image series in one file, or
-            files of different shape or voxel size given as channels of one image. One sentence with the file name.
+        ValueError: a corrupt or incomplete file, a time or other unusable axis, several image series in one file, CMYK,
+            or files of different shape or voxel size given as channels of one image. One sentence with the file name.
 
     Notes:
         A resolution per inch is ignored: it is the print resolution that office programs write into every file.
-        Compressions that tifffile reads only with the package imagecodecs (LZW, JPEG) are decoded by Pillow.
+        Compressions that tifffile reads only with the package imagecodecs (LZW, JPEG) are decoded by Pillow, but for
+        colours of 16 bits. Of a palette picture the array holds the indices.
         ``read`` only hands on the names and ``get_data`` opens the files: ``LoadImage`` hides what ``read`` raises and
         then tries its other readers, one of which would load a stack with other axes and without voxel size.
 
@@ -105,12 +107,16 @@ class TiffReader(ImageReader):
     def _load(self, path: str) -> tuple[np.ndarray, tuple[float, ...], bool]:
         import tifffile
 
+        with reading(path, "TIFF"):
+            _check_pages(path)
         with reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
             if len(tif.series) != 1:
                 shapes = [series.shape for series in tif.series]
                 raise ImageFileError(f"image file {path!r} holds {len(shapes)} image series {shapes}, expected one")
             series = tif.series[0]
             axes = self._named_axes(path, series.axes, series.shape)
+            if series.keyframe.photometric == 5:
+                raise ImageFileError(f"image file {path!r} has the colour model CMYK, expected grey, a palette or RGB")
             packed = series.keyframe.compression != 1
             check_size(path, "TIFF", series.nbytes, 1e5 if packed else 1.0)
             array = _pixels(path, series)
@@ -136,6 +142,34 @@ class TiffReader(ImageReader):
         return axes
 
 
+def _check_pages(path: str) -> None:
+    """Refuse a chain of pages that leads back to one of them: tifffile would follow it for ever."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2])
+        if order is None or len(head) < 4:
+            return  # not a TIFF, which tifffile says better
+        big = struct.unpack(f"{order}H", head[2:])[0] == 43
+        count_form, offset_form, tag_bytes = (f"{order}Q", f"{order}Q", 20) if big else (f"{order}H", f"{order}I", 12)
+        place = 8 if big else 4
+        seen: set[int] = set()
+        while True:
+            file.seek(place)
+            found = file.read(struct.calcsize(offset_form))
+            if len(found) < struct.calcsize(offset_form) or not any(found):
+                return
+            (offset,) = struct.unpack(offset_form, found)
+            if offset in seen:
+                raise ImageFileError(f"image file {path!r} has {len(seen)} pages that lead back to an earlier one")
+            seen.add(offset)
+            file.seek(offset)
+            found = file.read(struct.calcsize(count_form))
+            if len(found) < struct.calcsize(count_form):
+                return
+            (count,) = struct.unpack(count_form, found)
+            place = min(offset + len(found) + count * tag_bytes, 2**62)
+
+
 def _pixels(path: str, series: Any) -> np.ndarray:
     try:
         return series.asarray()
@@ -145,7 +179,13 @@ def _pixels(path: str, series: Any) -> np.ndarray:
     from PIL import Image, ImageSequence
 
     with Image.open(path) as image:
-        return np.stack([np.asarray(frame) for frame in ImageSequence.Iterator(image)]).reshape(series.shape)
+        array = np.stack([np.asarray(frame) for frame in ImageSequence.Iterator(image)]).reshape(series.shape)
+    if array.dtype != series.dtype:  # such as colours of 16 bits, of which Pillow keeps 8
+        raise ImageFileError(
+            f"image file {path!r} holds {series.dtype} values, compressed in a way that gives {array.dtype} without "
+            "the package imagecodecs: install it or save the file without compression"
+        )
+    return array
 
 
 def _spacing(tif: Any) -> tuple[float, ...]:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.config import DtypeLike, NdarrayOrTensor, PathLike
-from monai.data import ImageWriter, MetaTensor
-from monai.data.utils import affine_to_spacing, to_affine_nd
-from monai.transforms import SpatialResample
+from monai.data import ImageWriter
+from monai.data.utils import affine_to_spacing
 from monai.utils import convert_data_type, get_equivalent_dtype
 
 from monai_labelfx._atomic import replacing
+from monai_labelfx.data._original_grid import to_write
 
 __all__ = ["TiffWriter"]
 
@@ -82,28 +81,11 @@ class TiffWriter(ImageWriter):
 
     def set_metadata(self, meta_dict: Mapping | None = None, resample: bool = True, **options: Any) -> None:
         """Take the spacing of the affine; with ``resample`` first go back to ``original_affine`` if it differs."""
-        original, affine, spatial_shape = self.get_meta_info(meta_dict)
-        if affine is None:
-            return
-        affine = to_affine_nd(3, convert_data_type(affine, np.ndarray, dtype=np.float64)[0])
-        if resample and original is not None:
-            original = to_affine_nd(3, convert_data_type(original, np.ndarray, dtype=np.float64)[0])
-            self._resample(affine, original, spatial_shape, options)
-            affine = original
-        self.spacing = tuple(float(size) for size in affine_to_spacing(affine, r=3))
-
-    def _resample(self, affine: np.ndarray, original: np.ndarray, spatial_shape: Any, options: dict) -> None:
-        # MONAI takes affines as equal below 1e-3, more than a voxel of microscopy in mm: compare in voxels instead
-        voxels = np.diag([*(1.0 / affine_to_spacing(original, r=3)), 1.0])
-        current, target = voxels @ affine, voxels @ original
-        if np.allclose(current, target, atol=1e-4):
-            return
-        # not resample_if_needed of the base class, which mixes the channels of a channel-last array
-        image = MetaTensor(np.moveaxis(self.array, -1, 0).astype(np.float64), affine=torch.as_tensor(current))
-        size = None if spatial_shape is None else [int(length) for length in spatial_shape]
-        result = SpatialResample(**options)(image, dst_affine=torch.as_tensor(target), spatial_size=size)
-        values = np.moveaxis(convert_data_type(result, np.ndarray)[0], 0, -1)
-        self.array = (np.rint(values) if self.array.dtype.kind in "biu" else values).astype(self.array.dtype)
+        mode = str(options.get("mode", "linear"))
+        array, affine = to_write(np.moveaxis(self.array, -1, 0), meta_dict, resample=resample, mode=mode)
+        self.array = np.moveaxis(array, 0, -1)
+        if affine is not None:
+            self.spacing = tuple(float(size) for size in affine_to_spacing(affine, r=3))
 
     def write(self, filename: PathLike, verbose: bool = True) -> None:  # type: ignore[override]
         """Write the file; it appears complete or not at all."""

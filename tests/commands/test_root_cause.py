@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
-from monai.transforms import Compose, Lambda
+from monai.transforms import Compose, Lambda, SaveImage
 
 from monai_labelfx.commands.root_cause import root_cause
 
@@ -47,6 +47,13 @@ def test_worker_errors():
         next(iter(loader))
     text = root_cause(caught.value)
     assert "\n" not in text and "Traceback" not in text
+
+
+def test_writer_errors(tmp_path):
+    save = SaveImage(tmp_path, writer="monai_labelfx.data.NiftiWriter", output_ext=".nii", output_dtype="uint8")
+    with pytest.raises(RuntimeError) as caught:
+        save(torch.full((1, 2, 2), 300.0))
+    assert root_cause(caught.value).startswith("ValueError: NiftiWriter cannot write values 300.0 to 300.0 as uint8")
 
 
 def test_bare_errors():

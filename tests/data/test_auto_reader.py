@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from dicom_samples import affine_of, phantom, save, series_slices
+from malformed.dicom import SEGMENTS, encoded, segmentation
 from monai.transforms import LoadImage, LoadImaged
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -85,7 +88,7 @@ def test_unknown_kinds_are_named(folder):
 def test_truncated_files_give_one_sentence_with_the_name(folder, name, size):
     path = folder / name
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"^image file .*cannot be read as") as caught:
+    with pytest.raises(ValueError, match=r"^image file .*(cannot be read as|is no DICOM)") as caught:
         LoadImage(reader="monai_labelfx.data.AutoReader")(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
@@ -96,11 +99,70 @@ def test_a_header_that_lies_about_the_size_is_refused_before_allocation(folder, 
     header = image.header.copy()
     header["dim"][:4] = [3, 30000, 30000, 30000]
     data = header.binaryblock + b"\0" * 16
-    import gzip
-
     (folder / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     with pytest.raises(ValueError, match=f"{name}.*announces 27000000000000 bytes"):
         AutoReader().get_data(folder / name)
+
+
+def test_a_later_broken_file_is_the_one_that_is_named(folder):
+    (folder / "b.nii").write_bytes((folder / "a.nii").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"b\.nii' cannot be read as NIfTI"):
+        AutoReader().get_data([folder / "a.nii", folder / "b.nii"])
+
+
+def test_channels_must_agree(folder):
+    nib.save(nib.Nifti1Image(ARRAY, np.eye(4)), folder / "b.nii")
+    with pytest.raises(ValueError, match=r"b\.nii' has shape .* and affine .*channels of one image must agree"):
+        AutoReader().get_data([folder / "a.nii", folder / "b.nii"])
+    np.save(folder / "b.npy", ARRAY[1:])
+    with pytest.raises(ValueError, match=r"b\.npy' has shape \(2, 4\).*channels of one image must agree"):
+        AutoReader().get_data([folder / "a.npy", folder / "b.npy"])
+    colours = np.stack([ARRAY.T] * 3, axis=-1)
+    Image.fromarray(colours).save(folder / "b.png")
+    array, meta = AutoReader().get_data([folder / "b.png", folder / "b.png"])
+    assert array.shape == (3, 4, 6) and meta["original_channel_dim"] == -1
+    with pytest.raises(ValueError, match="no image file was given"):
+        AutoReader().get_data([])
+
+
+def test_dicom_lists_folders_and_segmentations(tmp_path):
+    for number, seed in enumerate((0, 1)):
+        save(tmp_path / str(number), series_slices(phantom(seed=seed)))
+    one = AutoReader().get_data(sorted((tmp_path / "0").iterdir()))[0]
+    assert np.array_equal(one, phantom())
+    both, meta = AutoReader().get_data([tmp_path / "0", tmp_path / "1"])
+    assert both.shape == (16, 12, 8, 2) and meta["original_channel_dim"] == -1
+    assert np.array_equal(both[..., 1], phantom(seed=1))
+    (tmp_path / "seg.dcm").write_bytes(encoded(segmentation()))
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "seg").write_bytes(encoded(segmentation()))
+    for name in ("seg.dcm", "only"):
+        labels, meta = AutoReader().get_data(tmp_path / name)
+        assert np.array_equal(labels, SEGMENTS) and np.allclose(meta["affine"], affine_of("axial"))
+
+
+def test_options_of_dicom_series_are_handed_on(tmp_path):
+    slices = series_slices(phantom())
+    save(tmp_path / "gap", slices[:3] + slices[4:])
+    with pytest.raises(ValueError, match="gap of 5 mm"):
+        AutoReader().get_data(tmp_path / "gap")
+    with pytest.warns(UserWarning, match="irregular"):
+        array, _ = AutoReader(on_irregular="resample").get_data(tmp_path / "gap")
+    assert array.shape == (16, 12, 8) and np.allclose(array[..., 3], phantom()[:, :, [2, 4]].mean(axis=2))
+    save(tmp_path / "gap", series_slices(phantom(seed=1)), prefix="other")
+    with pytest.raises(ValueError, match="holds 2 DICOM series"):
+        AutoReader(on_irregular="resample").get_data(tmp_path / "gap")
+    with pytest.warns(UserWarning, match="irregular"):
+        chosen = AutoReader(series=slices[0].SeriesInstanceUID, on_irregular="warn").get_data(tmp_path / "gap")[0]
+    assert chosen.shape == (16, 12, 7)
+    with pytest.raises(ValueError, match="on_irregular must be"):
+        AutoReader(on_irregular="mend")
+
+
+def test_a_truncated_dicom_file_makes_its_folder_a_bad_series_not_an_unknown_folder(tmp_path):
+    (tmp_path / "1.dcm").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"1\.dcm' is no DICOM file, or cut off"):
+        AutoReader().get_data(tmp_path)
 
 
 def test_verify_suffix(folder):

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from dicom_samples import phantom, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -152,3 +153,12 @@ def test_real_nuclei(tmp_path):
     volume = {kind: str(source / "nuclei3d" / f"ovule_nuclei_1135_{kind}.tif") for kind in ("image", "label")}
     report = check_datalist(save_datalist(tmp_path / "volume.json", {"training": [volume]}), spatial_dims=3)
     assert report["faults"] == [] and report["rows"][0]["labels"] == 54
+
+
+def test_a_copied_dicom_series_in_another_split_is_found(tmp_path):
+    series = write_series(tmp_path / "series", phantom())
+    shutil.copytree(series, tmp_path / "copy")
+    write_series(tmp_path / "other", phantom(seed=1))
+    splits = {"training": [{"image": "series"}, {"image": "other"}], "validation": [{"image": "copy"}]}
+    (fault,) = check_datalist(save_datalist(tmp_path / "datalist.json", splits))["faults"]
+    assert fault.startswith("validation[0] (copy): the same image is also in another split, at training[0]")

@@ -154,3 +154,20 @@ def test_a_nifti_with_a_flat_affine(tmp_path):
 def test_paths_of(tmp_path):
     item = {"image": ["a", "b"], "label": str(tmp_path / "c"), "other": "d"}
     assert [key for key, _ in paths_of(item, ("image", "label"))] == ["image", "image", "label"]
+
+
+def test_a_seg_of_some_slices_fits_and_one_from_elsewhere_does_not(tmp_path):
+    """What PlaceOnGridd brings onto the image's grid is no fault."""
+    affine = np.diag([-1.0, -1, 2, 1])
+    image = nifti(tmp_path / "image.nii", np.zeros((4, 5, 6), np.float32), affine)
+    crop = affine.copy()
+    crop[2, 3] = 4.0  # starts at the third slice
+    label = np.ones((4, 5, 2), np.uint16)
+    assert check({"image": image, "label": nifti(tmp_path / "crop.nii", label, crop)}).faults == []
+    assert check({"image": image, "label": nifti(tmp_path / "crop.nii", label, crop)}).labels == 1
+    flipped = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 5], [0, 0, 0, 1.0]])
+    turned = nifti(tmp_path / "turned.nii", np.ones((4, 5, 6), np.uint8), flipped)
+    assert check({"image": image, "label": turned}).faults == []
+    crop[2, 3] = 11.0  # beyond the last slice, and between two
+    outside = check({"image": image, "label": nifti(tmp_path / "outside.nii", label, crop)}).faults
+    assert outside == ["label has shape (4, 5, 2), but the image has (4, 5, 6)"]

@@ -74,6 +74,11 @@ def test_paths_are_relative_to_the_file_not_to_the_working_directory(tmp_path, m
         ('{"test": [{"image": ""}]}', r"test\[0\] has image=''"),
         ('{"test": [{"image": []}]}', r"test\[0\] has image=\[\]"),
         ('{"test": [{"image": ["a", 1]}]}', r"test\[0\] has image=\['a', 1\]"),
+        ('{"test": ["a\\u0000b"]}', r"test\[0\] has image='a\\x00b'"),
+        ('{"test": ["\\ud800"]}', r"test\[0\] has image='\\ud800'"),
+        ('{"test": [{"image": "a", "weight": NaN}]}', "not a JSON file .NaN is no JSON value"),
+        ('{"test": ["a"], "test": ["b"]}', "not a JSON file .the key 'test' stands twice in one object"),
+        ('{"test": [{"image": "a", "image": "b"}]}', "not a JSON file .the key 'image' stands twice"),
         ('{"test": [{"image": "a", "label": null}]}', r"test\[0\] has label=None.*leave the key out"),
     ],
 )
@@ -104,6 +109,17 @@ def test_what_cannot_be_saved_leaves_no_file(tmp_path, splits, notes, message):
     with pytest.raises(ValueError, match=message):
         save_datalist(tmp_path / "datalist.json", splits, notes=notes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sentences_stay_short_and_a_folder_is_told_from_nothing(tmp_path):
+    path = tmp_path / "datalist.json"
+    for document in ({"training": [{"image": list(range(5000))}]}, {f"note {n}": n for n in range(5000)}):
+        path.write_text(json.dumps(document))
+        with pytest.raises(ValueError, match=r"\.\.\.") as caught:
+            load_datalist(path)
+        assert len(str(caught.value)) < 500
+    with pytest.raises(FileNotFoundError, match="is a folder, expected a JSON file"):
+        load_datalist(tmp_path)
 
 
 def test_required_splits_are_asked_for_in_one_sentence(tmp_path):

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from malformed.pictures import DEEP, lzw_colours
 from monai.transforms import LoadImage
 from PIL import Image
 
@@ -23,6 +26,13 @@ def load(path, **keywords):
 
 def stack(*shape: int, dtype="uint8") -> np.ndarray:
     return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+@pytest.fixture
+def without_imagecodecs(monkeypatch):
+    """tifffile as it is where the extra ``codecs`` is not installed."""
+    monkeypatch.setattr(tifffile.tifffile, "imagecodecs", importlib.import_module("tifffile._imagecodecs"))
+    monkeypatch.setattr(tifffile.TIFF.DECOMPRESSORS, "_codecs", {1: lambda data, **_: data})
 
 
 def test_axis_order_is_that_of_png(tmp_path):
@@ -119,10 +129,32 @@ def test_several_files_are_channels(tmp_path):
         load([tmp_path / "a.tif", tmp_path / "c.tif"])
 
 
-def test_compression_that_only_pillow_knows(tmp_path):
+@pytest.mark.parametrize("installed", [True, False])
+def test_compression_that_only_pillow_or_imagecodecs_know(installed, tmp_path, request):
+    if not installed:
+        request.getfixturevalue("without_imagecodecs")
     frames = [Image.fromarray(plane) for plane in stack(3, 4, 5)]
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:], compression="tiff_lzw")
     assert np.array_equal(load(tmp_path / "a.tif")[0], stack(3, 4, 5).transpose(2, 1, 0))
+
+
+def test_what_would_silently_become_something_else_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "cmyk.tif", stack(4, 5, 4), photometric="separated")
+    with pytest.raises(ValueError, match=r"cmyk\.tif' has the colour model CMYK"):
+        load(tmp_path / "cmyk.tif")
+
+
+def test_packed_colours_of_16_bits_need_imagecodecs(tmp_path, without_imagecodecs):
+    (tmp_path / "deep.tif").write_bytes(lzw_colours())  # Pillow would give the upper half of each value
+    with pytest.raises(ValueError, match=r"deep\.tif' holds uint16 values.*uint8 without the package imagecodecs"):
+        load(tmp_path / "deep.tif")
+
+
+@pytest.mark.peer("imagecodecs")
+def test_packed_colours_of_16_bits(tmp_path):
+    (tmp_path / "deep.tif").write_bytes(lzw_colours())
+    array, _ = load(tmp_path / "deep.tif")
+    assert array.dtype == np.uint16 and np.array_equal(array, np.repeat(DEEP[..., None], 3, axis=-1))
 
 
 def test_time_axis_is_refused(tmp_path):
@@ -194,3 +226,21 @@ def test_real_confocal_volumes():
     with open(folder / "manifest.csv", encoding="utf-8") as file:
         named = {row["file"] for row in csv.DictReader(file)}
     assert len(named) == 4
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("pages", [1, 3, 120])
+def test_pages_that_lead_back_are_refused(big, pages, tmp_path):
+    """tifffile looks for a loop among the first hundred pages only, and not at all when it reads them one by one."""
+    with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=big) as writer:
+        for _ in range(pages):
+            writer.write(stack(4, 5), metadata=None)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        first, last = file.pages[0], file.pages[pages - 1]
+    size, count = ("<Q", 8) if big else ("<I", 2)
+    tags = struct.unpack_from("<Q" if big else "<H", content, last.offset)[0]
+    struct.pack_into(size, content, last.offset + count + tags * (20 if big else 12), first.offset)
+    (tmp_path / "loop.tif").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"loop\.tif' has {pages} pages that lead back"):
+        load(tmp_path / "loop.tif")
