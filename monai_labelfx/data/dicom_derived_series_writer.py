@@ -17,8 +17,8 @@ from monai.data import ImageWriter
 from monai.utils import convert_data_type
 
 from monai_labelfx._atomic import replacing
-from monai_labelfx.data._derived_header import Derivation, as_displayed, derive, is_derived_here
-from monai_labelfx.data._derived_pixels import display_limits, set_pixels, stored_plane
+from monai_labelfx.data._dicom_derived_header import Derivation, as_displayed, derive, is_derived_here
+from monai_labelfx.data._dicom_derived_pixels import display_limits, set_pixels, stored_plane
 from monai_labelfx.data._dicom_source import DicomSource, source_array, source_of
 from monai_labelfx.data._reading import reading
 

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from derived_series import by_position, read, series, write
+from dicom_derived_samples import by_position, read, series, write
 from dicom_samples import CASES, ORIENTATIONS, affine_of, colour, enhanced, phantom, save, series_slices
 from monai.data import PydicomReader
 from monai.transforms import (
@@ -27,7 +27,7 @@ from monai.transforms import (
     SpatialPad,
 )
 
-from monai_labelfx.data import _derived_pixels, dicom_derived_series_writer
+from monai_labelfx.data import _dicom_derived_pixels, dicom_derived_series_writer
 
 WRITER = "monai_labelfx.data.dicom_derived_series_writer.DicomDerivedSeriesWriter"
 
@@ -199,7 +199,7 @@ def _fail_at(number: int):
         calls.append(1)
         if len(calls) == number:
             raise OSError("disk full")
-        _derived_pixels.set_pixels(dataset, planes)
+        _dicom_derived_pixels.set_pixels(dataset, planes)
 
     return fail
 

@@ -7,13 +7,13 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from derived_series import as_stored, by_position, read, series, write
+from dicom_derived_samples import as_stored, by_position, read, series, write
 from dicom_samples import enhanced, new_slice, phantom, save
 from monai.transforms import (
     CenterSpatialCrop,
 )
 
-from monai_labelfx.data import _derived_pixels
+from monai_labelfx.data import _dicom_derived_pixels
 
 
 def test_values_are_rounded_to_the_nearest_stored_value_and_clipped(tmp_path):
@@ -203,4 +203,4 @@ def test_displayed_multi_frame_has_no_display_left_to_apply(tmp_path):
     ],
 )
 def test_range_of_displayed_values(header, expected):
-    assert _derived_pixels.display_limits(_x_ray(**header)) == expected
+    assert _dicom_derived_pixels.display_limits(_x_ray(**header)) == expected

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 import numpy as np
 import pydicom
 import pytest
-from derived_series import by_position, read, series, write
+from dicom_derived_samples import by_position, read, series, write
 from dicom_samples import new_slice, phantom, save, series_slices
 from monai.transforms import (
     SaveImage,
 )
 
 from monai_labelfx._version import __version__
-from monai_labelfx.data._derived_header import Derivation, derive, is_derived_here
+from monai_labelfx.data._dicom_derived_header import Derivation, derive, is_derived_here
 from monai_labelfx.data.dicom_derived_series_writer import DicomDerivedSeriesWriter
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
