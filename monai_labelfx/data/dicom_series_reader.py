@@ -35,7 +35,7 @@ class DicomSeriesReader(ImageReader):
     for one slice; float64 where stored integers exceed 24 bits; colour images keep their dtype and have channels last.
     Projection X-ray is given as displayed (VOI LUT or window; bright is dense also for MONOCHROME1). The affine is
     that of MONAI's readers (RAS, mm). UIDs, modality and what writing back needs are strings in the metadata, whose
-    names begin with "dicom_"; it holds nothing about the patient.
+    names begin with ``dicom_``; it holds nothing about the patient.
 
     Args:
         series: the SeriesInstanceUID to read where a folder holds several. Default: there must be one only.
@@ -53,7 +53,7 @@ class DicomSeriesReader(ImageReader):
             are listed), or a file that cannot be read. One sentence.
 
     Notes:
-        Several folders are channels of one image and must agree in geometry; "dicom_..." metadata is that of the first.
+        Several folders are channels of one image and must agree in geometry; the ``dicom_`` metadata is the first's.
         Gaps show only against the other slices: a series of two slices is always regular, as is one whose every second
         slice is missing, and the affine is right for both.
         With "resample", a grid that does not end on the last slice ends before it.
@@ -61,7 +61,7 @@ class DicomSeriesReader(ImageReader):
 
     Example:
         >>> from monai.transforms import LoadImaged
-        >>> load = LoadImaged("image", reader="monai_labelfx.data.dicom_series_reader.DicomSeriesReader")
+        >>> load = LoadImaged("image", reader="monai_labelfx.data.DicomSeriesReader")
         >>> DicomSeriesReader(on_irregular="average")
         Traceback (most recent call last):
         ValueError: on_irregular must be 'error', 'warn' or 'resample', got 'average'

@@ -110,6 +110,7 @@ class TiffReader(ImageReader):
         with reading(path, "TIFF"):
             _check_pages(path)
         with reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
+            _check_pages(path, tif)
             if len(tif.series) != 1:
                 shapes = [series.shape for series in tif.series]
                 raise ImageFileError(f"image file {path!r} holds {len(shapes)} image series {shapes}, expected one")
@@ -119,6 +120,8 @@ class TiffReader(ImageReader):
                 raise ImageFileError(f"image file {path!r} has the colour model CMYK, expected grey, a palette or RGB")
             packed = series.keyframe.compression != 1
             check_size(path, "TIFF", series.nbytes, 1e5 if packed else 1.0)
+            if packed:
+                _check_segments(path, series)
             array = _pixels(path, series)
             order = [axes.index(letter) for letter in "XYZC" if letter in axes]
             array = array.transpose(order)
@@ -168,6 +171,38 @@ def _check_pages(path: str) -> None:
                 return
             (count,) = struct.unpack(count_form, found)
             place = min(offset + len(found) + count * tag_bytes, 2**62)
+
+
+def _check_pages(path: str, tif: Any) -> None:
+    """Where a page is not there, in a file that was cut off, tifffile ends the stack without an error."""
+    form, file = tif.tiff, tif.filehandle
+    place, seen = tif.pages[0].offset, set()
+    while place:
+        number = len(seen) + 1
+        if place in seen:
+            raise ImageFileError(f"image file {path!r} cannot be read as TIFF: page {number} is an earlier page again")
+        seen.add(place)
+        file.seek(place)
+        head = file.read(form.tagnosize)
+        tags = struct.unpack(form.tagnoformat, head)[0] if len(head) == form.tagnosize else 0
+        file.seek(place + form.tagnosize + tags * form.tagsize)
+        tail = file.read(form.offsetsize)
+        if not tags or len(tail) < form.offsetsize:
+            raise ImageFileError(
+                f"image file {path!r} cannot be read as TIFF: page {number} lies beyond the end of the file (cut off?)"
+            )
+        place = struct.unpack(form.offsetformat, tail)[0]
+
+
+def _check_segments(path: str, series: Any) -> None:
+    """Strips or tiles that a page does not list become zeros in tifffile."""
+    needed = math.prod(series.keyframe.chunked)
+    for page in series.pages:
+        if page is not None and len(page.dataoffsets) < needed:
+            raise ImageFileError(
+                f"image file {path!r} cannot be read as TIFF: a page of shape {series.keyframe.shape} has "
+                f"{len(page.dataoffsets)} strips or tiles, expected {needed}"
+            )
 
 
 def _pixels(path: str, series: Any) -> np.ndarray:

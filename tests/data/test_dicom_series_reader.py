@@ -36,7 +36,7 @@ from pydicom import dcmread
 from monai_labelfx.data._reading import ImageFileError
 from monai_labelfx.data.dicom_series_reader import DicomSeriesReader
 
-READER = "monai_labelfx.data.dicom_series_reader.DicomSeriesReader"
+READER = "monai_labelfx.data.DicomSeriesReader"
 EXTRA = {
     *("dicom_modality", "dicom_sop_class_uid", "dicom_study_instance_uid", "dicom_series_instance_uid"),
     *("dicom_frame_of_reference_uid", "dicom_source", "dicom_values", "dicom_pixel_padding"),
