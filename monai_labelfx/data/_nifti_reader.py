@@ -85,22 +85,17 @@ def _check_header(path: str, block: bytes, kind: Any, order: str, packed: bool) 
     if np.isinf(header["scl_slope"]) or (np.isfinite(header["scl_slope"]) and not np.isfinite(header["scl_inter"])):
         slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
         raise ImageFileError(f"image file {path!r} scales its values by {slope} and {inter}, expected finite numbers")
-    _check_axes(path, shape, int(header["xyzt_units"]), float(header["pixdim"][4]))
+    _check_axes(path, shape)
     _check_geometry(path, header, rank)
     return _check_size(path, header, shape, packed)
 
 
-def _check_axes(path: str, shape: list[int], units: int, step: float) -> None:
-    """A fourth axis with a unit is time (or frequency); any other one axis after the third holds channels."""
+def _check_axes(path: str, shape: list[int]) -> None:
+    """One axis after the third holds channels; its unit tells nothing, common programs write seconds into every file."""
     longer = [length for length in shape[3:] if length > 1]
     if len(longer) > 1:
         raise ImageFileError(
             f"image file {path!r} has the shape {shape}, expected three axes of space and at most one of channels"
-        )
-    if longer and shape[3] > 1 and units & 0o70:
-        raise ImageFileError(
-            f"image file {path!r} is a series of {shape[3]} volumes (time step {step:g}), expected one image: write "
-            "each volume into a file of its own, and where they are channels, give these files as a list"
         )
 
 

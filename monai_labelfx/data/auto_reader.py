@@ -59,17 +59,18 @@ class AutoReader(ImageReader):
         FileNotFoundError: no such file or folder.
         ValueError: an unknown suffix, a folder without DICOM files, files of several kinds as channels of one image, a
             DICOM object that is no image, a corrupt or incomplete file, or one that would silently become something
-            else: complex numbers or colours in a NIfTI file, a time series (four axes, the fourth with a unit), colours
-            of 16 bits in a PNG file, CMYK, pickled objects. One sentence with the file name.
+            else: complex numbers or colours in a NIfTI file, colours of 16 bits in a PNG file, CMYK, pickled objects.
+            One sentence with the file name.
 
     Notes:
         ``read`` only hands on the names and ``get_data`` reads: when ``read`` of a chosen reader fails, ``LoadImage``
         tries each of its other readers and then shows all their tracebacks.
 
         NIfTI: the affine is the sform where its code is above 0, else the qform, else it comes from the voxel size;
-        one that is declared and is not finite or flat is an error. Four axes without a unit of time are channels, last.
-        A slope of 0 or NaN means values as stored. Before anything is allocated, files are refused that are too short
-        for what their header announces, and compressed ones that would expand 200-fold to more than 2 GiB.
+        one that is declared and is not finite or flat is an error. A fourth axis holds channels, last; that of a time
+        series too, since common programs write a unit of time into files of channels. A slope of 0 or NaN means values
+        as stored. Before anything is allocated, files are refused that are too short for what their header announces,
+        and compressed ones that would expand 200-fold to more than 2 GiB.
 
     Example:
         >>> import numpy as np, tempfile

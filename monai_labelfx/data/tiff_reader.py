@@ -110,7 +110,6 @@ class TiffReader(ImageReader):
         with reading(path, "TIFF"):
             _check_pages(path)
         with reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
-            _check_pages(path, tif)
             if len(tif.series) != 1:
                 shapes = [series.shape for series in tif.series]
                 raise ImageFileError(f"image file {path!r} holds {len(shapes)} image series {shapes}, expected one")
@@ -146,7 +145,10 @@ class TiffReader(ImageReader):
 
 
 def _check_pages(path: str) -> None:
-    """Refuse a chain of pages that leads back to one of them: tifffile would follow it for ever."""
+    """Refuse a chain of pages that leads back to one of them, or out of the file.
+
+    The first tifffile would follow for ever; the second is a file that was cut off, of which it gives the pages so far.
+    """
     with open(path, "rb") as file:
         head = file.read(4)
         order = {b"II": "<", b"MM": ">"}.get(head[:2])
@@ -154,44 +156,25 @@ def _check_pages(path: str) -> None:
             return  # not a TIFF, which tifffile says better
         big = struct.unpack(f"{order}H", head[2:])[0] == 43
         count_form, offset_form, tag_bytes = (f"{order}Q", f"{order}Q", 20) if big else (f"{order}H", f"{order}I", 12)
-        place = 8 if big else 4
         seen: set[int] = set()
-        while True:
-            file.seek(place)
-            found = file.read(struct.calcsize(offset_form))
-            if len(found) < struct.calcsize(offset_form) or not any(found):
-                return
-            (offset,) = struct.unpack(offset_form, found)
+
+        def number_at(place: int, form: str) -> int:
+            file.seek(min(place, 2**62))
+            found = file.read(struct.calcsize(form))
+            if len(found) < struct.calcsize(form):
+                raise ImageFileError(
+                    f"image file {path!r} cannot be read as TIFF: page {max(len(seen), 1)} lies beyond the end of the "
+                    "file (cut off?)"
+                )
+            return struct.unpack(form, found)[0]
+
+        offset = number_at(8 if big else 4, offset_form)
+        while offset:
             if offset in seen:
                 raise ImageFileError(f"image file {path!r} has {len(seen)} pages that lead back to an earlier one")
             seen.add(offset)
-            file.seek(offset)
-            found = file.read(struct.calcsize(count_form))
-            if len(found) < struct.calcsize(count_form):
-                return
-            (count,) = struct.unpack(count_form, found)
-            place = min(offset + len(found) + count * tag_bytes, 2**62)
-
-
-def _check_pages(path: str, tif: Any) -> None:
-    """Where a page is not there, in a file that was cut off, tifffile ends the stack without an error."""
-    form, file = tif.tiff, tif.filehandle
-    place, seen = tif.pages[0].offset, set()
-    while place:
-        number = len(seen) + 1
-        if place in seen:
-            raise ImageFileError(f"image file {path!r} cannot be read as TIFF: page {number} is an earlier page again")
-        seen.add(place)
-        file.seek(place)
-        head = file.read(form.tagnosize)
-        tags = struct.unpack(form.tagnoformat, head)[0] if len(head) == form.tagnosize else 0
-        file.seek(place + form.tagnosize + tags * form.tagsize)
-        tail = file.read(form.offsetsize)
-        if not tags or len(tail) < form.offsetsize:
-            raise ImageFileError(
-                f"image file {path!r} cannot be read as TIFF: page {number} lies beyond the end of the file (cut off?)"
-            )
-        place = struct.unpack(form.offsetformat, tail)[0]
+            tags = number_at(offset, count_form)
+            offset = number_at(offset + struct.calcsize(count_form) + tags * tag_bytes, offset_form)
 
 
 def _check_segments(path: str, series: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from malformed.pictures import DEEP, lzw_colours
+from malformed.pictures import DEEP, lzw_colours, taller_tiff
 from monai.transforms import LoadImage
 from PIL import Image
 
@@ -244,3 +244,38 @@ def test_pages_that_lead_back_are_refused(big, pages, tmp_path):
     (tmp_path / "loop.tif").write_bytes(content)
     with pytest.raises(ValueError, match=rf"loop\.tif' has {pages} pages that lead back"):
         load(tmp_path / "loop.tif")
+
+
+@pytest.mark.parametrize("kind", ["Pillow", "Pillow LZW", "plain", "ImageJ", "pages", "deflated pages", "big"])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+def test_a_stack_that_was_cut_off_is_not_a_smaller_one(tmp_path, kind, kept):
+    """tifffile and Pillow give the pages before the cut, or the first one alone, without an error."""
+    array = np.random.default_rng(0).integers(0, 255, (10, 20, 30), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    if kind.startswith("Pillow"):
+        first, *others = [Image.fromarray(plane) for plane in array]
+        packing = "tiff_lzw" if kind.endswith("LZW") else None
+        first.save(path, save_all=True, append_images=others, compression=packing)
+    elif kind.endswith("pages"):
+        with tifffile.TiffWriter(path) as writer:
+            for plane in array:
+                writer.write(
+                    plane,
+                    contiguous=False,
+                    metadata=None,
+                    photometric="minisblack",
+                    compression="zlib" if kind == "deflated pages" else None,
+                )
+    else:
+        tifffile.imwrite(path, array, imagej=kind == "ImageJ", bigtiff=kind == "big", photometric="minisblack")
+    content = path.read_bytes()
+    assert np.array_equal(load(path)[0], array.transpose(2, 1, 0))
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(ValueError, match=r"a\.tif' cannot be read as TIFF"):
+        load(path)
+
+
+def test_strips_that_are_not_there_are_not_zeros(tmp_path):
+    (tmp_path / "a.tif").write_bytes(taller_tiff())
+    with pytest.raises(ValueError, match=r"page of shape \(14, 5\) has 1 strips or tiles, expected 2"):
+        load(tmp_path / "a.tif")

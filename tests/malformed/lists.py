@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+
 from malformed.case import file
 from malformed.pictures import Trap
-from PIL import Image
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,12 @@ NIFTI: dict[str, Case] = {
     "voxels at byte 1e12": _plain("voxels at byte", vox_offset=1e12),
     "voxels at byte NaN": _plain("voxels at byte nan", vox_offset=np.nan),
     "voxels inside the header": _plain("too low", vox_offset=16),
-    "time series": _plain("series of 3 volumes \\(time step 2\\)", _SERIES, xyzt_units=10, pixdim_4=2.0),
+    "four axes, the last in seconds": Case(
+        file("a.nii", lambda: stored(_set(xyzt_units=10, pixdim_4=2.0), _SERIES)),
+        result=_SERIES,
+        affine=AFFINE,
+        channel=-1,
+    ),
     "four axes without a unit": Case(
         file("a.nii", lambda: stored(array=_SERIES)), result=_SERIES, affine=AFFINE, channel=-1
     ),

@@ -73,6 +73,14 @@ def _two_pages() -> bytes:
     return buffer.getvalue()
 
 
+def _many_pages() -> bytes:
+    """Pages one after the other, each with its header behind its pixels."""
+    first, *others = [Image.fromarray(_turned(GREY))] * 5
+    buffer = io.BytesIO()
+    first.save(buffer, "TIFF", save_all=True, append_images=others)
+    return buffer.getvalue()
+
+
 def _tiff_with(array: np.ndarray, tags: dict[int, int], **options: Any) -> bytes:
     """A TIFF file whose first page has other values in some tags."""
     content = bytearray(_tiff(array, **options))
@@ -101,6 +109,11 @@ def _entities() -> bytes:
     levels = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
     header = f'<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY e0 "{"x" * 1000}">{levels}]>'
     return _tiff(_turned(GREY), description=f"{header}<OME><Image>&e9;</Image></OME>", metadata=None)
+
+
+def taller_tiff() -> bytes:
+    """A packed page of 7 rows in one strip whose header announces 14."""
+    return _tiff_with(_turned(GREY), {257: 14}, metadata=None, compression="zlib")
 
 
 def _tiff_loop() -> bytes:
@@ -190,6 +203,8 @@ TIFF: dict[str, Case] = {
     "tif, text": Case(file("a.tif", b"no picture" * 9), "cannot be read as TIFF"),
     "tif, pages in a loop": Case(file("a.tif", _tiff_loop), "pages that lead back"),
     "tif, entities without end": Case(file("a.tif", _entities), "cannot be read as TIFF.*amplification"),
+    "tif, a strip that is not there": Case(file("a.tif", taller_tiff), "1 strips or tiles, expected 2"),
+    "tif, pages cut": Case(file("a.tif", lambda: _many_pages()[:-300]), "lies beyond the end of the file"),
     "tif, huge": Case(
         file("a.tif", lambda: _tiff_with(_turned(GREY), {256: 10**6, 257: 10**6}, metadata=None)),
         "announces 1000000000000 bytes",
