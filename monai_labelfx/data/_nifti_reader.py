@@ -91,7 +91,7 @@ def _check_header(path: str, block: bytes, kind: Any, order: str, packed: bool) 
 
 
 def _check_axes(path: str, shape: list[int]) -> None:
-    """One axis after the third holds channels; its unit tells nothing, common programs write seconds into every file."""
+    """One axis after the third holds channels; its unit says nothing, programs write seconds into every file."""
     longer = [length for length in shape[3:] if length > 1]
     if len(longer) > 1:
         raise ImageFileError(
