@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from monai.transforms import SpatialResample
-from monai.utils import convert_data_type
 
 from monai_labelfx.data._dicom_segments import MOST_SEGMENTS
 from monai_labelfx.data._dicom_source import DicomSource
+from monai_labelfx.data._original_grid import moved, on_original_grid, to_current
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation
@@ -52,23 +49,16 @@ def labels_of(array: np.ndarray, segments: Mapping[int, Any], source: DicomSourc
 
 def on_resampled_grid(array: np.ndarray, meta: Mapping[str, Any], resample: bool) -> np.ndarray:
     """The array on the regular grid that the reader made of an irregular series."""
-    affine, original = (
-        convert_data_type(meta[key], np.ndarray, dtype=np.float64)[0].reshape(4, 4)
-        for key in ("affine", "original_affine")
-    )
     shape = tuple(int(size) for size in np.asarray(meta["spatial_shape"]).ravel())
-    if array.shape[1:] == shape and np.allclose(np.linalg.solve(original, affine), np.eye(4), atol=1e-4):
+    current = to_current(meta)
+    if array.shape[1:] == shape and not moved(current, np.eye(4), shape):
         return array
     if not resample or array.ndim != 4:
         raise ValueError(
             f"the image was moved or cropped since it was read (shape {array.shape[1:]}, read as {shape}): save with "
             "resample=True or invert the transforms first"
         )
-    image = MetaTensor(torch.as_tensor(array.astype(np.float64)), affine=torch.as_tensor(affine))
-    back = SpatialResample(mode="nearest", padding_mode="zeros")(
-        image, dst_affine=torch.as_tensor(original), spatial_size=shape
-    )
-    return convert_data_type(back, np.ndarray)[0]
+    return on_original_grid(array, current, shape, nearest=True)
 
 
 def mark_empty(labels: np.ndarray) -> np.ndarray:

@@ -6,5 +6,7 @@ from __future__ import annotations
 from monai_labelfx.networks.blur_pool import MaxBlurPool
 from monai_labelfx.networks.denoise_then_segment import DenoiseThenSegment
 from monai_labelfx.networks.denoiseg_unet import DenoiSegUNet
+from monai_labelfx.networks.enet import ENet
+from monai_labelfx.networks.residual_unet import ResidualUNet
 
-__all__ = ["DenoiSegUNet", "DenoiseThenSegment", "MaxBlurPool"]
+__all__ = ["DenoiSegUNet", "DenoiseThenSegment", "ENet", "MaxBlurPool", "ResidualUNet"]

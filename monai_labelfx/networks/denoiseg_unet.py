@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.data import MetaTensor, get_track_meta
 from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Pool
-from monai.utils import ensure_tuple_rep
 
+from monai_labelfx.networks._any_size import AnySizeNetwork, check_counts, per_axis, strides_per_level
 from monai_labelfx.networks.blur_pool import MaxBlurPool
 
 _CONVS_PER_LEVEL = 2
@@ -21,7 +20,7 @@ _INITS = ("glorot_uniform", "torch")
 _UPSAMPLING = {"nearest": ("nearest",) * 3, "linear": ("linear", "bilinear", "trilinear")}
 
 
-class DenoiSegUNet(torch.nn.Module):
+class DenoiSegUNet(AnySizeNetwork):
     """U-Net with one output tensor: denoised channels first, then background, foreground and border logits.
 
     Defaults are the paper's: depth 4, 32 features doubling per level, two convolution-norm-ReLU per level, max pooling,
@@ -89,19 +88,16 @@ class DenoiSegUNet(torch.nn.Module):
         top_skip: bool = True,
         init: str = "glorot_uniform",
     ) -> None:
-        super().__init__()
         out_channels = in_channels + 3 if out_channels is None else out_channels
-        _check_options(spatial_dims, in_channels, out_channels, features, depth, upsample, init)
-        levels = _strides_per_level(strides, depth, spatial_dims)
-        kernel = _per_axis("kernel_size", kernel_size, spatial_dims)
+        check_counts(features=features, depth=depth)
+        _check_options(upsample, init)
+        levels = strides_per_level(strides, depth, spatial_dims)
+        kernel = per_axis("kernel_size", kernel_size, spatial_dims)
         if any(k % 2 == 0 for k in kernel):
             raise ValueError(f"kernel_size must be odd on every axis, got {kernel}.")
-
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
+        super().__init__(spatial_dims, in_channels, out_channels, levels)
         self.top_skip = top_skip
         self.mode = _UPSAMPLING[upsample][spatial_dims - 1]
-        self.divisor = tuple(math.prod(level[axis] for level in levels) for axis in range(spatial_dims))
         self.halo = tuple(
             _halo(kernel[axis], [level[axis] for level in levels], blur_pool, upsample == "linear")
             for axis in range(spatial_dims)
@@ -127,29 +123,11 @@ class DenoiSegUNet(torch.nn.Module):
             concatenated = width[level] * (2 if level or top_skip else 1)
             self.decoders.append(torch.nn.Sequential(*convs(concatenated, width[level], width[max(level - 1, 0)])))
         self.head = Convolution(spatial_dims, width[0], out_channels, kernel_size=1, conv_only=True)
-        self.batch_norm = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in self.modules())
-        self.instance_norm = any(isinstance(m, torch.nn.modules.instancenorm._InstanceNorm) for m in self.modules())
         if init == "glorot_uniform":
             self.apply(_glorot_uniform)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map an image (B, in_channels, *spatial) to (B, out_channels, *spatial)."""
-        if not torch.jit.is_scripting():
-            if not torch.jit.is_tracing():
-                self._check(x)
-            if isinstance(x, MetaTensor):
-                result = self._run(x.as_tensor())
-                return MetaTensor(result).copy_meta_from(x, copy_attr=False) if get_track_meta() else result
-        return self._run(x)
-
-    def _run(self, x: torch.Tensor) -> torch.Tensor:
-        size = x.shape[2:]
-        pad: list[int] = []
-        for axis in range(self.spatial_dims):  # F.pad counts from the last axis
-            last = self.spatial_dims - 1 - axis
-            pad += [0, (self.divisor[last] - size[last] % self.divisor[last]) % self.divisor[last]]
-        x = F.pad(x, pad, mode="replicate")
-
+    def run_padded(self, x: torch.Tensor) -> torch.Tensor:
+        """Map a plain tensor whose sizes are multiples of ``divisor``."""
         skips: list[torch.Tensor] = []
         for encoder in self.encoders:
             x = encoder(x)
@@ -161,58 +139,14 @@ class DenoiSegUNet(torch.nn.Module):
             if self.top_skip or len(skips) > 0:
                 x = torch.cat([x, skip], dim=1)
             x = decoder(x)
-        return F.pad(self.head(x), [-p for p in pad])
-
-    def _check(self, x: torch.Tensor) -> None:
-        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"DenoiSegUNet with spatial_dims={self.spatial_dims} and in_channels={self.in_channels} takes "
-                f"(B, {self.in_channels}, {', '.join(['size'] * self.spatial_dims)}), got {tuple(x.shape)}."
-            )
-        if any(n < 1 for n in x.shape[2:]):
-            raise ValueError(f"DenoiSegUNet got an image without voxels, of shape {tuple(x.shape)}.")
-        if self.instance_norm or (self.batch_norm and self.training):
-            values = math.prod(-(-n // d) for n, d in zip(x.shape[2:], self.divisor, strict=True))
-            if values * (1 if self.instance_norm else x.shape[0]) == 1:
-                raise ValueError(
-                    f"{'Instance' if self.instance_norm else 'Batch'} norm has one voxel to normalise when a batch of "
-                    f"shape {tuple(x.shape)} is pooled by {self.divisor}: use larger crops, more images per batch, "
-                    "fewer levels or another norm."
-                )
+        return self.head(x)
 
 
-def _check_options(
-    spatial_dims: int, in_channels: int, out_channels: int, features: int, depth: int, upsample: str, init: str
-) -> None:
-    if spatial_dims not in (1, 2, 3):
-        raise ValueError(f"spatial_dims must be 1, 2 or 3, got {spatial_dims}.")
-    counts = {"in_channels": in_channels, "out_channels": out_channels, "features": features, "depth": depth}
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}.")
+def _check_options(upsample: str, init: str) -> None:
     if upsample not in _UPSAMPLING:
         raise ValueError(f"upsample must be one of {tuple(_UPSAMPLING)}, got {upsample!r}.")
     if init not in _INITS:
         raise ValueError(f"init must be one of {_INITS}, got {init!r}.")
-
-
-def _per_axis(name: str, value: Any, spatial_dims: int) -> tuple[int, ...]:
-    """One positive int per axis."""
-    values = ensure_tuple_rep(value, spatial_dims) if isinstance(value, int) else value
-    if not isinstance(values, Sequence) or len(values) != spatial_dims:
-        raise ValueError(f"{name} must be one number or {spatial_dims}, one per axis, got {value!r}.")
-    if any(not isinstance(v, int) or v < 1 for v in values):
-        raise ValueError(f"{name} must hold whole numbers of 1 or more, got {value!r}.")
-    return tuple(values)
-
-
-def _strides_per_level(strides: Any, depth: int, spatial_dims: int) -> list[tuple[int, ...]]:
-    """One stride per level and axis."""
-    if isinstance(strides, Sequence) and any(isinstance(entry, Sequence) for entry in strides):
-        if len(strides) != depth:
-            raise ValueError(f"strides per level must have depth={depth} entries, got {len(strides)}: {strides!r}.")
-        return [_per_axis("strides of a level", entry, spatial_dims) for entry in strides]
-    return [_per_axis("strides", strides, spatial_dims)] * depth
 
 
 def _halo(kernel: int, strides: Sequence[int], blur_pool: bool, linear: bool) -> int:

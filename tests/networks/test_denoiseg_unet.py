@@ -226,7 +226,7 @@ def test_dtypes(dtype):
         ({"strides": (2, 2)}, "strides must be one number or 3, one per axis"),
         ({"strides": 0}, "strides must hold whole numbers of 1 or more"),
         ({"strides": 1.5}, "strides must be one number or 3"),
-        ({"strides": [(2, 2, 1)]}, "depth=4 entries, got 1"),
+        ({"strides": [(2, 2, 1)]}, "must have 4 entries, got 1"),
         ({"strides": [(2, 2), 2, 2, 2]}, "strides of a level must be one number or 3"),
         ({"kernel_size": 4}, "kernel_size must be odd"),
         ({"kernel_size": (3, 3)}, "kernel_size must be one number or 3"),
