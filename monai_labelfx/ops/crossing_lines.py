@@ -20,13 +20,12 @@ TIE = 1e-9  # so that tan(45 degrees) is 1
 class CrossingLines(NamedTuple):
     """The crossing lines of several boxes, one bag a row, shortest bags first.
 
-    Attributes:
-        bags: (bags, length) int64 flat indices, in order from the low edge to the high one, then -1.
-        box: (bags,) int64 row of ``boxes`` that the line belongs to.
-        edge_pair: (bags,) int64 spatial axis the line runs along, from the box's low edge to its high edge on it. It
-            is a positive bag when the box is tight on both sides of the *other* axis, which it tells apart.
-        angle: (bags,) float32 degrees, as given.
-        size: (bags,) int64 number of indices in the row, so ``bags[a:b, : size[b - 1]]`` holds all of a few rows.
+    - ``bags``: (bags, length) int64 flat indices, in order from the low edge to the high one, then -1.
+    - ``box``: (bags,) int64 row of ``boxes`` that the line belongs to.
+    - ``edge_pair``: (bags,) int64 spatial axis the line runs along, from the box's low edge to its high edge on it. It
+      is a positive bag when the box is tight on both sides of the *other* axis, which it tells apart.
+    - ``angle``: (bags,) float32 degrees, as given.
+    - ``size``: (bags,) int64 number of indices in the row: ``bags[a:b, : size[b - 1]]`` holds all of a few rows.
 
     Example:
         >>> import torch
