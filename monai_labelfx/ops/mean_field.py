@@ -28,7 +28,7 @@ def windowed_mean_field(
     """Class probabilities that agree with the logits, with neighbours, and with neighbours of like intensity.
 
     Mean-field inference in the fully connected model of Kraehenbuehl and Koltun (2011, Eqs. 3 and 4, algorithm 1) with
-    Potts compatibility, every sum restricted to the window around a voxel. From Q = softmax(logits), each iteration is::
+    Potts compatibility, every sum restricted to the window around a voxel. From Q = softmax(logits), an iteration is::
 
         Q_i <- softmax(logits_i + sum_m w_m sum_j K^m_ij Q_j),   K^m_ij = k^m_ij / sqrt(D^m_i D^m_j),
         D^m_i = sum_j k^m_ij,
