@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _NOT_IMAGES = "1.2.840.10008.5.1.4.1.1.66"  # raw data, registrations, SEG and other results: some have rows and columns
+_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"  # of a radiotherapy plan: frames of a grid of its own, without positions
 _DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR
 _NEWER = {f"{_NOT_IMAGES}.7": "Label Map Segmentation Storage"}  # not in pydicom's dictionary
 _COMPRESSION = 1e5  # a picture of one value compresses this well; more pixels per byte are a broken header
@@ -73,7 +74,7 @@ def phase_names() -> tuple[str, ...]:
 
 
 def frames_of(path: str | os.PathLike) -> list[Frame]:
-    """The image planes of a DICOM file; none for DICOM objects that are no image (SR, PR, RTSTRUCT, SEG, DICOMDIR).
+    """The image planes of a DICOM file; none for DICOM objects that are no image (SR, PR, RTSTRUCT, RTDOSE, SEG, DICOMDIR).
 
     A file without the DICOM preamble is accepted when it parses and names its SOP class.
 
@@ -140,7 +141,7 @@ def _media_class(header: Dataset) -> str:
 def _is_image(header: Dataset, sop_class: str) -> bool:
     from pydicom.uid import UID
 
-    if sop_class == _NOT_IMAGES or sop_class.startswith(f"{_NOT_IMAGES}."):
+    if sop_class in (_NOT_IMAGES, _DOSE) or sop_class.startswith(f"{_NOT_IMAGES}."):
         return False
     # what the file announces counts too: a cut may have shortened the SOP class
     return "Rows" in header or any("Image Storage" in UID(one).name for one in (sop_class, _media_class(header)))

@@ -12,7 +12,7 @@ from monai_labelfx.data._check_item import Findings, check_item
 from monai_labelfx.data.check_datalist import CheckReport, CheckRow
 from monai_labelfx.data.dicom_seg_reader import is_dicom_seg
 from monai_labelfx.data.dicom_series import find_dicom_series
-from monai_labelfx.data.find_images import entries_of, images_of_series
+from monai_labelfx.data.find_images import dicom_files, entries_of, images_of_series
 
 __all__ = ["check_images"]
 
@@ -73,12 +73,15 @@ def _findings(root: Path, spatial_dims: int | None) -> Iterator[tuple[str, Findi
 
 
 def _series(folder: Path, spatial_dims: int | None) -> Iterator[tuple[str, Findings]]:
-    try:
-        there = find_dicom_series(folder)
-    except ValueError as error:
-        yield "*", Findings(faults=[str(error)])
-        return
-    for series in there:
+    readable = []
+    for file in dicom_files(folder):
+        try:
+            find_dicom_series(file)
+        except ValueError as error:
+            yield file.name, Findings(faults=[str(error)])
+        else:
+            readable.append(file)
+    for series in find_dicom_series(readable):
         for files in images_of_series(series):
             name = f"{Path(files[0]).name} .. {Path(files[-1]).name}" if len(files) > 1 else Path(files[0]).name
             found = check_item({"image": files}, spatial_dims=spatial_dims, allowed_labels=None)

@@ -52,7 +52,7 @@ def find_dicom_series(path: PathLike | Sequence[PathLike], *, recursive: bool = 
 
     Args:
         path: a folder, a file, or a list of files. In a folder, what is no DICOM file, hidden files, and DICOM objects
-            that are no image (SR, PR, RTSTRUCT, SEG, DICOMDIR) are ignored.
+            that are no image (SR, PR, RTSTRUCT, RTDOSE, SEG, DICOMDIR) are ignored.
         recursive: also look into the folders of a folder.
 
     Returns:

@@ -74,9 +74,14 @@ def entries_of(folder: Path) -> tuple[list[Path], bool, list[Path]]:
     """Image files other than DICOM, whether there are DICOM files, and sub-folders; hidden entries are left out."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = [entry for entry in entries if entry.is_file()]
-    dicom = {entry for entry in files if _is_dicom(entry)}
+    dicom = set(dicom_files(folder))
     images = [entry for entry in files if entry.name.lower().endswith(SUFFIXES) and entry not in dicom]
     return images, bool(dicom), [entry for entry in entries if entry.is_dir()]
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """The files of a folder that are DICOM, or say so by their suffix."""
+    return sorted(e for e in folder.iterdir() if e.is_file() and not e.name.startswith(".") and _is_dicom(e))
 
 
 def images_of_series(series: DicomSeries) -> list[list[str]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dicom_export import write_export
 from dicom_samples import CASES, new_slice, phantom, save, write_series
+from pydicom import dcmread
 
 from monai_labelfx.data import check_images
 
@@ -48,14 +49,15 @@ def test_faults_of_dicom_are_rows(case, words, tmp_path):
         assert report["rows"][0]["item"].startswith("series/0000.dcm")
 
 
-def test_a_cut_off_file_is_a_fault_of_its_folder_only(tmp_path):
+def test_a_cut_off_file_is_a_fault_and_the_others_are_checked(tmp_path):
     write_series(tmp_path / "good", phantom())
     write_series(tmp_path / "bad", phantom())
-    file = tmp_path / "bad" / "0003.dcm"
+    file = min((tmp_path / "bad").iterdir(), key=lambda f: abs(dcmread(f).InstanceNumber - 4))
     file.write_bytes(file.read_bytes()[:200])
     report = check_images(tmp_path)
-    assert len(report["faults"]) == 1 and "0003.dcm" in report["faults"][0]
-    assert [row["shape"] for row in report["rows"] if not row["faults"]] == [[16, 12, 8]]
+    assert [row["shape"] for row in report["rows"]] == [None, None, [16, 12, 8]]
+    broken, gap = report["faults"]
+    assert broken.startswith(f"bad/{file.name}: ") and "gap of 5 mm" in gap
 
 
 def test_a_seg_is_a_row(tmp_path):

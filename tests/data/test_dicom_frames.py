@@ -122,6 +122,12 @@ def test_other_objects_hold_no_image(tmp_path, sop_class):
     assert kind_of(path) == repr("Label Map Segmentation Storage" if sop_class == LABEL_MAP else UID(sop_class).name)
 
 
+def test_a_dose_grid_is_no_image(tmp_path):
+    """It has rows, pixels and one position, but its frames lie at offsets that no image has."""
+    path = written(tmp_path, ct(SOPClassUID="1.2.840.10008.5.1.4.1.1.481.2", Modality="RTDOSE"))
+    assert frames_of(path) == [] and "RT Dose" in kind_of(path)
+
+
 def test_a_directory_of_a_disc_holds_no_image(tmp_path):
     discs = FileSet()
     discs.add(ct(StudyDate="20200101", StudyTime="120000", StudyID="1"))
