@@ -74,7 +74,7 @@ def phase_names() -> tuple[str, ...]:
 
 
 def frames_of(path: str | os.PathLike) -> list[Frame]:
-    """The image planes of a DICOM file; none for DICOM objects that are no image (SR, PR, RTSTRUCT, RTDOSE, SEG, DICOMDIR).
+    """The image planes of a DICOM file; none for objects that are no image (SR, PR, RTSTRUCT, RTDOSE, SEG, DICOMDIR).
 
     A file without the DICOM preamble is accepted when it parses and names its SOP class.
 
