@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from monai_labelfx.data.auto_reader import AutoReader
+from monai_labelfx.data.box_datalist import add_boxes_to_datalist
+from monai_labelfx.data.box_files import load_boxes
 from monai_labelfx.data.check_datalist import CheckReport, CheckRow, check_datalist
 from monai_labelfx.data.check_images import check_images
 from monai_labelfx.data.datalist import load_datalist, save_datalist
@@ -33,7 +35,9 @@ __all__ = [
     "NiftiWriter",
     "TiffReader",
     "TiffWriter",
+    "add_boxes_to_datalist",
     "allow_safe_globals",
+    "load_boxes",
     "brain_mr",
     "check_datalist",
     "check_images",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from monai_labelfx.ops.blind_spots import blind_spot_mask
 from monai_labelfx.ops.borders import border_classes
+from monai_labelfx.ops.components import component_boxes, small_components
 from monai_labelfx.ops.crossing_lines import CrossingLines, box_crossing_lines, box_crossing_planes, box_voxels
 from monai_labelfx.ops.instances import decode_instances
 from monai_labelfx.ops.mean_field import windowed_mean_field
@@ -25,7 +26,9 @@ __all__ = [
     "box_crossing_lines",
     "box_crossing_planes",
     "box_voxels",
+    "component_boxes",
     "decode_instances",
+    "small_components",
     "smooth_max",
     "smooth_max_from_terms",
     "smooth_max_terms",

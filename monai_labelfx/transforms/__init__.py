@@ -6,6 +6,7 @@ from __future__ import annotations
 from monai_labelfx.transforms.border_classes_to_instances import BorderClassesToInstances, BorderClassesToInstancesd
 from monai_labelfx.transforms.fill_missing_label import FillMissingLabeld
 from monai_labelfx.transforms.instances_to_border_classes import InstancesToBorderClasses, InstancesToBorderClassesd
+from monai_labelfx.transforms.labels_to_tight_boxes import LabelsToTightBoxes, LabelsToTightBoxesd
 from monai_labelfx.transforms.place_on_grid import PlaceOnGridd
 from monai_labelfx.transforms.rand_blind_spot_mask import RandBlindSpotMask, RandBlindSpotMaskd
 from monai_labelfx.transforms.restore_intensity import RestoreIntensity, RestoreIntensityd
@@ -21,6 +22,8 @@ __all__ = [
     "FillMissingLabeld",
     "InstancesToBorderClasses",
     "InstancesToBorderClassesd",
+    "LabelsToTightBoxes",
+    "LabelsToTightBoxesd",
     "PlaceOnGridd",
     "RandBlindSpotMask",
     "RandBlindSpotMaskd",
