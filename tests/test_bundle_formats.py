@@ -45,6 +45,12 @@ def test_every_format_and_orientation(bundle, kind, spatial_dims, tmp_path):
             assert np.allclose(result.affine, affine, atol=1e-4), f"{orientation} {postfix} lost its geometry"
 
     if kind == "dicom":
+        for place in ("patient1/1.2.840.1", "patient2/1.2.840.1", "patient2/1.2.840.2"):
+            write_image(tmp_path / "export" / place, np.rint(discs(case.SHAPES[spatial_dims], 9)[0]), kind)
+        options = network + case.inference(spatial_dims)
+        exported = _predict(bundle, tmp_path / "export", tmp_path / "exported", options)
+        for postfix in case.OUTPUTS:
+            assert len(list(exported.rglob(f"*_{postfix}.nii.gz"))) == 3, "series of two patients ended in one file"
         _new_images(tmp_path / "twins", "nifti", case.SHAPES[spatial_dims])
         _same_as_from_nifti(
             case,

@@ -63,8 +63,12 @@ def parse_segments(text: str | None) -> dict[int, str]:
 def main(args: argparse.Namespace) -> int:
     """Read, put on the grid of ``--like``, write."""
     kind = args.to or kind_of(args.destination)
-    if args.destination.exists():
-        raise ValueError(f"{args.destination} exists already: choose another name, nothing is replaced")
+    places = [args.destination]
+    if kind == "series" and args.destination.suffix.lower() == ".dcm":
+        places.append(args.destination.with_suffix(""))  # the folder, where the series has several files
+    for place in places:
+        if place.exists():
+            raise ValueError(f"{place} exists already: choose another name, nothing is replaced")
     if kind != "seg" and args.segments:
         raise ValueError("--segments names the segments of a SEG, but DST is none")
     if kind != "series" and args.description:
@@ -86,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
         save_nifti(image, args.destination)
     else:
         save_dicom(image, args.destination, kind, segments, args.description)
-    print(f"wrote {args.destination}")
+    print(f"wrote {next(place for place in places if place.exists())}")
     return 0
 
 
@@ -105,7 +109,9 @@ def read_grey(path: Path, *, series: str | None, on_irregular: str) -> Any:
 
 def placed(image: Any, reference: Any, *, whole: bool) -> Any:
     """``image`` on the grid of ``reference``, with its meta; ``whole``: it must fill that grid."""
+    import torch
     from monai.data import MetaTensor
+    from monai.data.utils import to_affine_nd
 
     from monai_labelfx.transforms import PlaceOnGridd
 
@@ -114,8 +120,16 @@ def placed(image: Any, reference: Any, *, whole: bool) -> Any:
             f"SRC has shape {tuple(image.shape[1:])}, but the series has {tuple(reference.shape[1:])}: an image must "
             "cover its series wholly"
         )
-    both = PlaceOnGridd(keys="image", reference_key="reference")({"image": image, "reference": reference})
-    return MetaTensor(both["image"].as_tensor(), meta=reference.meta)
+    result = PlaceOnGridd(keys="image", reference_key="reference")({"image": image, "reference": reference})["image"]
+    target, own = (to_affine_nd(3, one.affine.double()) for one in (reference, result))
+    voxels = torch.linalg.solve(target, own) - torch.eye(4)
+    reach = torch.tensor([*reference.shape[1:], 1, 1, 1][:3] + [1], dtype=torch.float64)
+    if result.shape != reference.shape or not float((voxels @ reach).abs().max()) <= 0.1:
+        raise ValueError(  # PlaceOnGridd lets through what says no more than a voxel size
+            f"SRC of shape {tuple(image.shape[1:])} has no position in space (its affine is {image.affine.tolist()}), "
+            "so nothing tells whether it lies on the grid of the series"
+        )
+    return MetaTensor(result.as_tensor(), meta=reference.meta)
 
 
 def save_nifti(image: Any, destination: Path) -> None:

@@ -18,6 +18,7 @@ from monai_labelfx.data.dicom_series import DicomSeries, find_dicom_series
 from monai_labelfx.data.dicom_series_reader import DicomSeriesReader
 from monai_labelfx.data.find_images import find_images
 from monai_labelfx.data.nifti_writer import NiftiWriter
+from monai_labelfx.data.output_layout import OutputLayout
 from monai_labelfx.data.quiet_monai import quiet_monai
 from monai_labelfx.data.safe_globals import allow_safe_globals
 from monai_labelfx.data.tiff_reader import TiffReader
@@ -33,6 +34,7 @@ __all__ = [
     "DicomSeries",
     "DicomSeriesReader",
     "NiftiWriter",
+    "OutputLayout",
     "TiffReader",
     "TiffWriter",
     "add_boxes_to_datalist",

@@ -108,6 +108,9 @@ def test_fractions_stay_fractions(tmp_path):
         (["a.nii", "b.nii", "--segments", "1=x"], "--segments names the segments of a SEG"),
         (["a.nii", "b.nii", "--description", "x"], "--description is for a derived series"),
         (["other.nii", "b.dcm", "--like", "series"], "grid"),
+        (["nowhere.nii", "b.dcm", "--like", "series"], "has no position in space"),
+        (["nowhere.nii", "b.nii", "--like", "series"], "has no position in space"),
+        (["a.nii", "taken.dcm", "--like", "series", "--to", "series"], "taken exists already"),
         (["channels.npy", "b.nii"], "3 channels"),
     ],
 )
@@ -116,6 +119,8 @@ def test_what_cannot_be_done_is_said(arguments, sentence, tmp_path, monkeypatch,
     write_series(tmp_path / "series", phantom())
     nibabel.save(nibabel.Nifti1Image(labels(), affine_of("axial")), "a.nii")
     nibabel.save(nibabel.Nifti1Image(labels(), affine_of("oblique")), "other.nii")
+    nibabel.save(nibabel.Nifti1Image(labels(), np.diag([0.7, 0.9, 2.5, 1.0])), "nowhere.nii")
+    (tmp_path / "taken").mkdir()
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 1, 3), np.uint8), np.eye(4)), "channels.nii")
     before = sorted(p.name for p in tmp_path.iterdir())
     arguments = [a.replace("channels.npy", "channels.nii") for a in arguments]
