@@ -104,7 +104,10 @@ def combinations(bundle: Path) -> Iterator[tuple[str, list[Path]]]:
     for kind in ("presets", "rivals"):
         overlays |= {f" with {kind}/{n}": [config_file(bundle, n, kind)] for n in config_names(bundle, kind)}
     for plan in ("", *stage_plans(bundle)):
-        overlays |= {f" with stages/{plan}/{f.stem}": [f] for f in stage_files(bundle, plan)}
+        stages = stage_files(bundle, plan)
+        for file in stages[:-1]:  # only the last one is evaluated or applied
+            yield f"train with stages/{plan}/{file.stem}", config_files(bundle, "train", overlays=[file])
+        overlays |= {f" with stages/{plan}/{file.stem}": [file] for file in stages[-1:]}
     for text, files in overlays.items():
         for workflow in ("train", "evaluate", "inference"):
             yield workflow + text, config_files(bundle, workflow, overlays=files)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from monai_labelfx.data.auto_reader import AutoReader
 from monai_labelfx.data.box_datalist import add_boxes_to_datalist
 from monai_labelfx.data.box_files import load_boxes
+from monai_labelfx.data.box_samples import blobs, brain_slices, mr_volumes
 from monai_labelfx.data.check_datalist import CheckReport, CheckRow, check_datalist
 from monai_labelfx.data.check_images import check_images
 from monai_labelfx.data.datalist import load_datalist, save_datalist
@@ -39,14 +40,17 @@ __all__ = [
     "TiffWriter",
     "add_boxes_to_datalist",
     "allow_safe_globals",
-    "load_boxes",
+    "blobs",
     "brain_mr",
+    "brain_slices",
     "check_datalist",
     "check_images",
     "find_dicom_series",
     "find_images",
+    "load_boxes",
     "load_datalist",
     "load_detections",
+    "mr_volumes",
     "nuclei",
     "quiet_monai",
     "save_datalist",

@@ -16,6 +16,7 @@ import torch
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing, is_no_channel, to_affine_nd
 
+from monai_labelfx.data._check_boxes import box_faults, box_warnings, class_faults
 from monai_labelfx.data.auto_reader import AutoReader
 from monai_labelfx.transforms import PlaceOnGridd
 
@@ -53,8 +54,10 @@ def check_item(
         found.spacing = [float(size) for size in affine_to_spacing(image.affine, r=len(image.shape))]
         if spatial_dims is not None and len(image.shape) != spatial_dims:
             found.faults.append(f"image has {len(image.shape)} spatial axes {image.shape}, expected {spatial_dims}")
+    label = None
     for key in ("label", "clean"):
         if key in item:
+            before = len(found.faults)
             other = _open(item, key, found)
             if other is not None and image is not None and key == "label":
                 other = _placed(other, image)
@@ -62,8 +65,8 @@ def check_item(
                 _compare(key, other, image, found)
             if other is not None and key == "label":
                 _check_label(other, allowed_labels, found)
-    if "box" in item and image is not None:
-        _check_boxes(item["box"], image.shape, found)
+                label = other if len(found.faults) == before else None
+    _check_boxes(item, image, label, found)
     return found
 
 
@@ -153,20 +156,18 @@ def _check_label(label: _Image, allowed: Collection[int] | None, found: Findings
         found.warnings.append("label is empty: background only")
 
 
-def _check_boxes(boxes: Any, shape: tuple[int, ...], found: Findings) -> None:
-    """Corners [low..., high...] in voxels, half open: 0 <= low < high <= shape."""
-    corners = 2 * len(shape)
-    if not isinstance(boxes, (list, tuple)):
-        found.faults.append(f"box must be a list of boxes, found {boxes!r}")
+def _check_boxes(item: Mapping[str, Any], image: _Image | None, label: _Image | None, found: Findings) -> None:
+    """Boxes and their classes, and what they say beside the label where all are usable."""
+    classes, before = item.get("box_label"), len(found.faults)
+    if "box" not in item:
+        found.faults += [] if classes is None else ["box_label needs boxes, under the key box"]
         return
-    for index, box in enumerate(boxes):
-        numbers = isinstance(box, (list, tuple)) and all(type(value) in (int, float) for value in box)
-        if not numbers or len(box) != corners:
-            found.faults.append(f"box[{index}] must be {corners} numbers (low corner, then high corner), found {box!r}")
-            continue
-        low, high = box[: len(shape)], box[len(shape) :]
-        if not all(0 <= a < b <= size for a, b, size in zip(low, high, shape, strict=True)):
-            found.faults.append(f"box[{index}] = {box} is empty or not inside the image of shape {shape}")
+    if image is not None:
+        found.faults += box_faults(item["box"], image.shape)
+    if classes is not None:
+        found.faults += class_faults(item["box"], classes)
+    if image is not None and label is not None and len(found.faults) == before:
+        found.warnings += box_warnings(item["box"], classes, label.array.reshape(label.shape))
 
 
 def paths_of(item: Mapping[str, Any], keys: Collection[str]) -> list[tuple[str, str]]:

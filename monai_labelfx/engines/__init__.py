@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from monai_labelfx.engines.box_prepare_batch import BoxTightnessPrepareBatch
+from monai_labelfx.engines.box_threshold import BoxThreshold
+from monai_labelfx.engines.box_threshold_search import BoxThresholdSearch
 from monai_labelfx.engines.checkpoint import AtomicCheckpointSaver
+from monai_labelfx.engines.from_probabilities import from_probabilities
 from monai_labelfx.engines.instance_thresholds import InstanceThresholds
 from monai_labelfx.engines.label_aware_sampler import LabelAwareSampler
+from monai_labelfx.engines.log_barrier_schedule import LogBarrierSchedule
 from monai_labelfx.engines.metric_handlers import (
     InstanceAveragePrecisionHandler,
     PairedMetricHandler,
@@ -16,25 +21,34 @@ from monai_labelfx.engines.metric_handlers import (
 from monai_labelfx.engines.overview_saver import OverviewSaver
 from monai_labelfx.engines.prepare_batch import DenoiSegPrepareBatch
 from monai_labelfx.engines.progress import ProgressBar
+from monai_labelfx.engines.pseudo_label_datalist import PseudoLabelDatalist
 from monai_labelfx.engines.require_checkpoint import require_checkpoint
 from monai_labelfx.engines.run_record import RunRecord
 from monai_labelfx.engines.seed_epoch import SeedEpoch
+from monai_labelfx.engines.surface_distance_handler import PhysicalSurfaceDistanceHandler
 from monai_labelfx.engines.threshold_search import ThresholdSearch
 
 __all__ = [
     "AtomicCheckpointSaver",
+    "BoxThreshold",
+    "BoxThresholdSearch",
+    "BoxTightnessPrepareBatch",
     "DenoiSegPrepareBatch",
     "InstanceAveragePrecisionHandler",
     "InstanceThresholds",
     "LabelAwareSampler",
+    "LogBarrierSchedule",
     "OverviewSaver",
     "PairedMetricHandler",
+    "PhysicalSurfaceDistanceHandler",
     "ProgressBar",
+    "PseudoLabelDatalist",
     "RunRecord",
     "SeedEpoch",
     "SegScoreHandler",
     "StatedRangePSNRHandler",
     "ThresholdSearch",
     "from_instances",
+    "from_probabilities",
     "require_checkpoint",
 ]

@@ -4,5 +4,9 @@
 from __future__ import annotations
 
 from monai_labelfx.inferers.halo_inferer import HaloInferer
+from monai_labelfx.inferers.slicewise_inferer import SlicewiseInferer
 
-__all__ = ["HaloInferer"]
+__all__ = [
+    "HaloInferer",
+    "SlicewiseInferer",
+]

@@ -3,6 +3,24 @@
 
 from __future__ import annotations
 
+from monai_labelfx.losses.box_tightness import BoxTightnessLoss, box_tightness_loss
 from monai_labelfx.losses.denoiseg import DenoiSegLoss, denoiseg_loss, denoiseg_loss_terms
+from monai_labelfx.losses.global_constraints import GlobalConstraintsLoss, global_constraints_loss
+from monai_labelfx.losses.intensity_affinity import IntensityAffinityLoss, intensity_affinity_loss
+from monai_labelfx.losses.log_barrier import log_barrier_extension
+from monai_labelfx.losses.pairwise_smoothness import PairwiseSmoothnessLoss, pairwise_smoothness_loss
 
-__all__ = ["DenoiSegLoss", "denoiseg_loss", "denoiseg_loss_terms"]
+__all__ = [
+    "BoxTightnessLoss",
+    "DenoiSegLoss",
+    "GlobalConstraintsLoss",
+    "IntensityAffinityLoss",
+    "PairwiseSmoothnessLoss",
+    "box_tightness_loss",
+    "denoiseg_loss",
+    "denoiseg_loss_terms",
+    "global_constraints_loss",
+    "intensity_affinity_loss",
+    "log_barrier_extension",
+    "pairwise_smoothness_loss",
+]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from monai_labelfx.ops._window import offset_window
 from monai_labelfx.ops.instances import check_connectivity, integer_labels, per_axis
 
 BACKGROUND, FOREGROUND, BORDER = 0, 1, 2
@@ -72,10 +73,10 @@ def border_classes(
         share = sum(abs(o) / w for o, w in zip(offset, width, strict=True) if o)
         if offset <= (0,) * ndim or share > connectivity + ROUNDING:  # one of each two opposite offsets
             continue
-        here, there = _window(labels, offset, -1), _window(labels, offset, 1)
+        here, there = offset_window(labels, offset, -1), offset_window(labels, offset, 1)
         unequal = here != there
-        _window(differs, offset, -1).logical_or_(unequal)
-        _window(differs, offset, 1).logical_or_(unequal)
+        offset_window(differs, offset, -1).logical_or_(unequal)
+        offset_window(differs, offset, 1).logical_or_(unequal)
 
     highest = _extreme(labels.where(objects, torch.iinfo(torch.int64).min), reach, torch.maximum)
     lowest = _extreme(labels.where(objects, torch.iinfo(torch.int64).max), reach, torch.minimum)
@@ -95,13 +96,6 @@ def _width_in_voxels(
     if not all(sizes):
         raise ValueError(f"spacing must be above 0 on every axis, got {spacing}.")
     return tuple(max(1.0, w / s) if w else 0.0 for w, s in zip(width, sizes, strict=True))
-
-
-def _window(values: torch.Tensor, offset: tuple[int, ...], sign: int) -> torch.Tensor:
-    """View of the voxels that have a partner at ``offset`` (sign -1), or of these partners (sign 1), in step."""
-    for axis, distance in enumerate(offset, start=1):
-        values = values.narrow(axis, max(sign * distance, 0), values.shape[axis] - abs(distance))
-    return values
 
 
 def _extreme(

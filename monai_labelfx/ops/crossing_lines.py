@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from monai_labelfx.ops.instances import per_axis
 ANGLES = (-40.0, -20.0, 0.0, 20.0, 40.0)
 WHOLE = 1e-3  # voxels: a corner this close to a whole number is that number (float32 resampling, millimetres)
 FAR = 2**40  # voxels: no corner is that far away
+NOWHERE = -(2**60)  # added to a flat index, it leaves it below 0
 TIE = 1e-9  # so that tan(45 degrees) is 1
 
 
@@ -47,7 +49,8 @@ def box_crossing_lines(
     spatial_shape: Sequence[int],
     angles: Sequence[float] | torch.Tensor = ANGLES,
     *,
-    spacing: Sequence[float] | None = None,
+    spacing: Sequence[float] | torch.Tensor | None = None,
+    margin: torch.Tensor | None = None,
     reduced_axis: int | None = None,
     image_index: torch.Tensor | None = None,
     in_box_crops: bool = False,
@@ -79,7 +82,12 @@ def box_crossing_lines(
         angles: degrees, above -90 and below 90, away from the perpendicular of the two edges; at a positive angle the
             other index grows along the line, for both edge pairs. Default -40 to 40 in steps of 20: the best of the
             paper on PROMISE12.
-        spacing: voxel size per spatial axis, which makes the angles physical. Default ``None``: cubic voxels.
+        spacing: voxel size per spatial axis, (D,) or one row for each box (N, D), which makes the angles physical.
+            Default ``None``: cubic voxels.
+        margin: (N, 2 \* spatial_dims), how many voxels each side of a box may be off, low sides first: 0 for a tight
+            side, ``inf`` for one of which nothing is known. A line crosses the object for sure only between the two
+            voxels where it touches the sides that the line tells apart, so lines that come within ``margin`` of
+            these sides are left out. Default ``None``: tight on all sides.
         reduced_axis: the axis the map was reduced along, in 3-D.
         image_index: (N,) whole numbers, the image (or image and channel) of each box: bags then index the flat stack of
             maps, (images, rows, columns). Default ``None``: all boxes lie in one image.
@@ -122,10 +130,11 @@ def box_crossing_lines(
     start, extent = _visible(low, high, shape)
 
     # One plan for each box, edge pair and angle (N, 2, angles): the lines of a plan are copies of one path.
-    slope = _slopes(degrees, spacing, axes, len(shape))
+    slope = _slopes(degrees, spacing, axes, shape, len(low))
     whole = extent == high - low
     usable = whole[:, axes] & np.delete(whole, axes, 1).all(1, keepdims=True)
-    rows, columns = np.where(usable, extent[:, axes], 1)[..., None], extent[:, axes[::-1], None]
+    trusted, width = _trusted(low, high, start, extent, margin)
+    rows, columns = np.where(usable, extent[:, axes], 1)[..., None], width[:, axes[::-1], None]
     reach = np.ceil((rows - 1) / 2 * abs(slope) - (0.5 + TIE)).clip(0, columns).astype(np.int64)
     count = (columns - 2 * reach).clip(0) * usable[..., None]
     if distinct:
@@ -138,11 +147,11 @@ def box_crossing_lines(
 
     sizes = extent.max(0, initial=0) if in_box_crops else np.array(shape)
     stride = np.array([sizes[axes[1]], 1])
-    path = _paths(rows, reach, slope[edge, angle], stride[edge], stride[1 - edge])
+    path = _paths(rows, reach, slope[box, edge, angle], stride[edge], stride[1 - edge])
     first = box * sizes[axes].prod() if in_box_crops else start[box][:, axes] @ stride
     if not in_box_crops:
         first += _image_numbers(image_index, len(low))[box] * sizes[axes].prod()
-    first += reach * stride[1 - edge]
+    first += (trusted[box, np.array(axes)[1 - edge]] + reach) * stride[1 - edge]
 
     plan = np.arange(len(path)).repeat(count)
     number = np.arange(len(plan)) - (count.cumsum() - count)[plan]
@@ -191,7 +200,8 @@ def box_crossing_planes(
     spatial_shape: Sequence[int],
     angles: Sequence[float] | torch.Tensor = ANGLES,
     *,
-    spacing: Sequence[float] | None = None,
+    spacing: Sequence[float] | torch.Tensor | None = None,
+    margin: torch.Tensor | None = None,
     reduced_axis: int | None = None,
     distinct: bool = False,
 ) -> CrossingLines:
@@ -212,7 +222,7 @@ def box_crossing_planes(
         [[1, 7, -1, -1], [4, 10, -1, -1], [1, 7, 4, 10]]
     """
     lines = box_crossing_lines(
-        boxes, spatial_shape, angles, spacing=spacing, reduced_axis=reduced_axis, distinct=distinct
+        boxes, spatial_shape, angles, spacing=spacing, margin=margin, reduced_axis=reduced_axis, distinct=distinct
     )
     if reduced_axis is None:
         return lines
@@ -249,23 +259,39 @@ def box_voxels(
         [[[1, 2], [4, 5]], [[3, -1], [-1, -1]]]
     """
     shape = _checked_shape(spatial_shape)
-    visible = np.stack(_visible(*_corners(boxes, len(shape)), shape))
-    largest = visible[1].max(0, initial=0).tolist()
-    start, extent = torch.from_numpy(visible).to(boxes.device)
-    index = torch.from_numpy(_image_numbers(image_index, len(start))).to(boxes.device).view(-1, *[1] * len(shape))
-    beyond = torch.zeros_like(index, dtype=torch.bool)
-    for axis, size in enumerate(shape):
-        step = torch.arange(largest[axis], device=boxes.device)
-        view = (len(start), *(1,) * axis, len(step), *(1,) * (len(shape) - 1 - axis))
-        index = index * size + (start[:, axis, None] + step).view(view)
-        beyond = beyond | (step >= extent[:, axis, None]).view(view)
-    return index.masked_fill_(beyond, -1)
+    start, extent = _visible(*_corners(boxes, len(shape)), shape)
+    first = torch.from_numpy(_image_numbers(image_index, len(start)) * math.prod(shape))
+    index = first.view(-1, *[1] * len(shape)).to(boxes.device)
+    for axis, largest in enumerate(extent.max(0, initial=0)):
+        step = np.arange(largest)
+        place = (start[:, axis, None] + step) * math.prod(shape[axis + 1 :])
+        place = np.where(step < extent[:, axis, None], place, NOWHERE)
+        view = (len(start), *(1,) * axis, int(largest), *(1,) * (len(shape) - 1 - axis))
+        index = index + torch.from_numpy(place).view(view).to(boxes.device)
+    return index.clamp_(min=-1)
 
 
 def _visible(low: np.ndarray, high: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """First voxel and extent (N, axes) of the part of each box inside the image; extents 0 where there is none."""
     start = np.clip(low, 0, shape)
     return start, (np.minimum(high, shape) - start).clip(0)
+
+
+def _trusted(
+    low: np.ndarray, high: np.ndarray, start: np.ndarray, extent: np.ndarray, margin: torch.Tensor | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance (N, axes) from the first visible voxel to the first a line across may hold, and how many it may hold."""
+    if margin is None:
+        return np.zeros_like(start), extent
+    loose = torch.as_tensor(margin, dtype=torch.float64, device="cpu").numpy()
+    if loose.shape != (len(low), 2 * low.shape[1]) or not (loose >= 0).all():
+        raise ValueError(
+            f"margin must hold {2 * low.shape[1]} numbers of at least 0 for each of {len(low)} boxes, got {margin}."
+        )
+    whole = np.ceil(loose.clip(max=FAR) - WHOLE).clip(0).astype(np.int64)
+    first = np.maximum(start, low + whole[:, : low.shape[1]])
+    end = np.minimum(start + extent, high - whole[:, low.shape[1] :])
+    return first - start, (end - first).clip(0)
 
 
 def _corners(boxes: Any, ndim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -323,10 +349,19 @@ def _checked_angles(angles: Sequence[float] | torch.Tensor) -> np.ndarray:
     return degrees
 
 
-def _slopes(degrees: np.ndarray, spacing: Sequence[float] | None, axes: list[int], ndim: int) -> np.ndarray:
-    """Voxels across per voxel along (2, angles), for lines along each of the two axes."""
-    sizes = per_axis(1.0 if spacing is None else spacing, ndim, "spacing")
-    if not all(sizes):
-        raise ValueError(f"spacing must be above 0 on every axis, got {spacing}.")
-    ratio = sizes[axes[0]] / sizes[axes[1]]
-    return np.tan(np.radians(degrees)) * np.array([[ratio], [1 / ratio]])
+def _slopes(
+    degrees: np.ndarray, spacing: Sequence[float] | torch.Tensor | None, axes: list[int], shape: list[int], number: int
+) -> np.ndarray:
+    """Voxels across per voxel along (N, 2, angles), for lines along each of the two axes."""
+    if isinstance(spacing, torch.Tensor) and spacing.ndim == 2:
+        sizes = spacing.detach().to("cpu", torch.float64).numpy()
+        good = sizes.shape == (number, len(shape)) and np.isfinite(sizes).all() and (sizes > 0).all()
+    else:
+        given: Any = spacing.tolist() if isinstance(spacing, torch.Tensor) else spacing
+        sizes = np.array([per_axis(1.0 if given is None else given, len(shape), "spacing")], dtype=np.float64)
+        good = bool(sizes.all())
+    if not good:
+        raise ValueError(f"spacing must be above 0 on every axis, one row for all boxes or for each, got {spacing}.")
+    ratio = sizes[:, axes[0]] / sizes[:, axes[1]]
+    slopes = np.stack((ratio, 1 / ratio), 1)[..., None] * np.tan(np.radians(degrees))
+    return np.broadcast_to(slopes, (number, 2, len(degrees)))

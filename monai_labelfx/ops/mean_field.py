@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from monai_labelfx.ops._window import offset_window
+
 CACHED_VALUES = 2**25  # kernel values kept between iterations, 128 MiB in float32; more are computed again each time
 
 
@@ -117,7 +119,7 @@ def _bilateral(
 
     def kernel_at(offset: tuple[int, ...]) -> torch.Tensor:
         distance = sum((o * s) ** 2 for o, s in zip(offset, step, strict=True))
-        difference = _window(image, offset, -1) - _window(image, offset, 1)
+        difference = offset_window(image, offset, -1) - offset_window(image, offset, 1)
         return difference.square_().sum(1, keepdim=True).add_(distance).mul_(-0.5).exp_()
 
     cached = len(offsets) * image[:, :1].numel() <= CACHED_VALUES
@@ -127,8 +129,8 @@ def _bilateral(
         total = values.clone()  # the voxel itself
         for offset in offsets:
             k = kernel(offset)
-            _window(total, offset, -1).addcmul_(k, _window(values, offset, 1))
-            _window(total, offset, 1).addcmul_(k, _window(values, offset, -1))
+            offset_window(total, offset, -1).addcmul_(k, offset_window(values, offset, 1))
+            offset_window(total, offset, 1).addcmul_(k, offset_window(values, offset, -1))
         return total
 
     return apply
@@ -143,19 +145,12 @@ def _smoothness(reach: Sequence[int], step: Sequence[float]) -> Callable[[torch.
             for o in range(1, distance + 1):
                 offset = tuple(o if a == axis else 0 for a in range(len(reach)))
                 k = math.exp(-0.5 * (o * unit) ** 2)
-                _window(total, offset, -1).add_(_window(values, offset, 1), alpha=k)
-                _window(total, offset, 1).add_(_window(values, offset, -1), alpha=k)
+                offset_window(total, offset, -1).add_(offset_window(values, offset, 1), alpha=k)
+                offset_window(total, offset, 1).add_(offset_window(values, offset, -1), alpha=k)
             values = total
         return values
 
     return apply
-
-
-def _window(values: torch.Tensor, offset: tuple[int, ...], sign: int) -> torch.Tensor:
-    """View of the voxels that have a partner at ``offset`` (sign -1), or of these partners (sign 1), in step."""
-    for axis, distance in enumerate(offset, start=2):
-        values = values.narrow(axis, max(sign * distance, 0), values.shape[axis] - abs(distance))
-    return values
 
 
 def _check(

@@ -4,29 +4,41 @@
 from __future__ import annotations
 
 from monai_labelfx.transforms.border_classes_to_instances import BorderClassesToInstances, BorderClassesToInstancesd
+from monai_labelfx.transforms.boxes_to_bags import BoxesToBags, BoxesToBagsd
+from monai_labelfx.transforms.fill_boxes import FillBoxes, FillBoxesd
 from monai_labelfx.transforms.fill_missing_label import FillMissingLabeld
 from monai_labelfx.transforms.instances_to_border_classes import InstancesToBorderClasses, InstancesToBorderClassesd
 from monai_labelfx.transforms.labels_to_tight_boxes import LabelsToTightBoxes, LabelsToTightBoxesd
+from monai_labelfx.transforms.pack_boxes import PackBoxesd
 from monai_labelfx.transforms.place_on_grid import PlaceOnGridd
 from monai_labelfx.transforms.rand_blind_spot_mask import RandBlindSpotMask, RandBlindSpotMaskd
+from monai_labelfx.transforms.refine_pseudo_label import RefinePseudoLabel, RefinePseudoLabeld
 from monai_labelfx.transforms.restore_intensity import RestoreIntensity, RestoreIntensityd
 from monai_labelfx.transforms.sanitize_meta import SanitizeMeta, SanitizeMetad
 from monai_labelfx.transforms.seeded_gaussian_noise import SeededGaussianNoise, SeededGaussianNoised
 from monai_labelfx.transforms.split_denoiseg import SplitDenoiSeg, SplitDenoiSegd
 from monai_labelfx.transforms.standardize_intensity import StandardizeIntensity, StandardizeIntensityd
+from monai_labelfx.transforms.threshold_classes import ThresholdClasses, ThresholdClassesd
 from monai_labelfx.transforms.to_single_channel import ToSingleChannel, ToSingleChanneld
 
 __all__ = [
     "BorderClassesToInstances",
     "BorderClassesToInstancesd",
+    "BoxesToBags",
+    "BoxesToBagsd",
+    "FillBoxes",
+    "FillBoxesd",
     "FillMissingLabeld",
     "InstancesToBorderClasses",
     "InstancesToBorderClassesd",
     "LabelsToTightBoxes",
     "LabelsToTightBoxesd",
+    "PackBoxesd",
     "PlaceOnGridd",
     "RandBlindSpotMask",
     "RandBlindSpotMaskd",
+    "RefinePseudoLabel",
+    "RefinePseudoLabeld",
     "RestoreIntensity",
     "RestoreIntensityd",
     "SanitizeMeta",
@@ -37,6 +49,8 @@ __all__ = [
     "SplitDenoiSegd",
     "StandardizeIntensity",
     "StandardizeIntensityd",
+    "ThresholdClasses",
+    "ThresholdClassesd",
     "ToSingleChannel",
     "ToSingleChanneld",
 ]

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from monai.config import NdarrayOrTensor
-from monai.data import get_track_meta
+from monai.data import MetaTensor, get_track_meta
 from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from monai_labelfx.ops.components import component_boxes, small_components
 from monai_labelfx.ops.instances import integer_labels, per_axis
+from monai_labelfx.transforms._box_rows import checked_max_boxes, padded_rows
 from monai_labelfx.transforms._keyed import Keyed
 
 _KINDS = ("classes", "masks", "instances")
@@ -25,7 +26,8 @@ class LabelsToTightBoxes(Transform):
     The result is a mapping, so the dictionary twin leaves the label as it is and writes beside it, for the key "label",
     "label_boxes" (N, 2 * spatial_dims) float32 and "label_box_labels" (N,) int64: what a loss on boxes takes as its
     target. Boxes are in voxels of the label as it comes in: low corner, then high corner, half open (MONAI's standard
-    mode). Spatial transforms that follow do not move them, so put it behind all of these. See
+    mode). Spatial transforms that follow do not move them: put it behind all of these, or before them and
+    :py:class:`BoxesToBagsd` behind. For that the boxes of a ``MetaTensor`` are a ``MetaTensor`` with its affine. See
     :func:`monai_labelfx.ops.component_boxes`.
 
     Args:
@@ -72,15 +74,13 @@ class LabelsToTightBoxes(Transform):
             raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}.")
         if min_size < 0:
             raise ValueError(f"min_size must be a number of voxels, 0 or above, got {min_size}.")
-        if max_boxes is not None and max_boxes < 1:
-            raise ValueError(f"max_boxes must be 1 or above, or None for no padding, got {max_boxes}.")
         if first_class < 0:
             raise ValueError(f"first_class must be a channel, 0 or above, got {first_class}.")
         self.kind = kind
         self.connectivity = connectivity
         self.min_size = min_size
         self.margin = margin
-        self.max_boxes = max_boxes
+        self.max_boxes = checked_max_boxes(max_boxes)
         self.first_class = first_class
 
     def __call__(self, img: NdarrayOrTensor) -> dict[str, torch.Tensor]:
@@ -96,7 +96,8 @@ class LabelsToTightBoxes(Transform):
         boxes = torch.cat([one for one, _ in found])
         classes = torch.cat([self._channel(number, values) for number, (_, values) in enumerate(found)])
         boxes, classes = self._padded(self._loosened(boxes, channels.shape[1:]), classes)
-        result = {"_boxes": boxes, "_box_labels": classes}
+        carried = MetaTensor(boxes, affine=img.affine.clone()) if isinstance(img, MetaTensor) else boxes
+        result = {"_boxes": carried, "_box_labels": classes}
         if self.min_size > 1:
             small = [small_components(channel, self.min_size, **keywords) for channel in channels]
             ignore = torch.stack(small).any(dim=0, keepdim=True)
@@ -118,16 +119,12 @@ class LabelsToTightBoxes(Transform):
         return torch.cat([low, high], dim=1).to(torch.float32)
 
     def _padded(self, boxes: torch.Tensor, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.max_boxes is None:
-            return boxes, classes
-        missing = self.max_boxes - len(boxes)
-        if missing < 0:
+        if self.max_boxes is not None and len(boxes) > self.max_boxes:
             raise ValueError(
                 f"the label has {len(boxes)} components, more than max_boxes={self.max_boxes}: "
                 "give a higher max_boxes, or a min_size that drops the small ones."
             )
-        pad = torch.nn.functional.pad
-        return pad(boxes, (0, 0, 0, missing)), pad(classes, (0, missing), value=-1)
+        return padded_rows(boxes, self.max_boxes), padded_rows(classes, self.max_boxes, -1)
 
 
 class LabelsToTightBoxesd(Keyed):

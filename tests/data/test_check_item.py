@@ -37,7 +37,7 @@ def good(tmp_path):
 
 
 def test_a_good_item(good):
-    found = check(good | {"clean": good["image"], "box": [[0, 0, 0, 4, 5, 6], [1, 1, 1, 2, 2, 2]]}, spatial_dims=3)
+    found = check(good | {"clean": good["image"], "box": [[2, 0, 0, 4, 5, 6]]}, spatial_dims=3)
     assert found.faults == [] and found.warnings == []
     assert (found.shape, found.spacing, found.dtype, found.labels) == ([4, 5, 6], [1, 2, 3], "float32", 2)
 
@@ -122,6 +122,50 @@ def test_boxes(tmp_path):
     assert faults[0] == "box[1] = [0, 0, 4, 5] is empty or not inside the image of shape (5, 4)"
     assert "must be 4 numbers" in faults[3]
     assert check({"image": image, "box": 3}).faults == ["box must be a list of boxes, found 3"]
+
+
+def test_box_labels(good):
+    """One class channel for each box; beside an unusable label boxes are still checked by themselves."""
+    item = {"image": good["image"], "box": [[0, 0, 0, 4, 5, 6], [1, 1, 1, 2, 2, 2]]}
+    assert check(item | {"box_label": [0, 3]}).faults == []
+    assert check(item | {"box_label": [0]}).faults == ["box_label must be one for each of 2 boxes, found 1"]
+    assert check(item | {"box_label": [0, -1]}).faults == [
+        "box_label[1] must be a whole number of 0 or above, found -1"
+    ]
+    both = check({"image": good["image"], "box": [[0, 0, 0, 9, 9, 9]], "box_label": 0}).faults
+    assert [fault.split()[0] for fault in both] == ["box[0]", "box_label"]
+    assert check({"image": good["image"], "box_label": [0]}).faults == ["box_label needs boxes, under the key box"]
+    assert check({"image": "absent.png", "box": [], "box_label": [0]}).faults[1:] == [
+        "box_label must be one for each of 0 boxes, found 1"
+    ]
+
+
+def test_boxes_beside_a_label(tmp_path):
+    label = np.zeros((12, 10, 6), np.uint8)
+    label[1:4, 1:4, 1:4] = label[6:11, 2:9, 2:5] = 1
+    label[8, 4:6, 3] = 2
+    files = {"image": nifti(tmp_path / "i.nii", label), "label": nifti(tmp_path / "l.nii", label)}
+    tight = [[1, 1, 1, 4, 4, 4], [6, 2, 2, 11, 9, 5], [8, 4, 3, 9, 6, 4]]
+    found = check(files | {"box": tight, "box_label": [0, 0, 1]})
+    assert found.faults == [] and found.warnings == []
+    found = check(
+        files
+        | {"box": [[6, 2, 2, 8, 9, 5], tight[0], [0, 0, 0, 12, 10, 6], [1, 1, 1, 4, 6, 4]], "box_label": [0, 1, 0, 0]}
+    )
+    assert found.faults == []
+    assert found.warnings == [
+        "box[0] is up to 3 voxels tighter than the tight box [6, 2, 2, 11, 9, 5] of its component",
+        "box[1] holds no voxel of the label value 2",
+        "box[2] holds 2 components of the label value 1, but should be the tight box of one",
+        "box[3] is up to 2 voxels looser than the tight box [1, 1, 1, 4, 4, 4] of its component",
+    ]
+    broken = nifti(tmp_path / "b.nii", label.astype(np.float32) / 2)
+    odd = check(files | {"label": broken, "box": [[0, 0, 0, 12, 10, 6]]})
+    assert len(odd.faults) == 1 and odd.warnings == []
+    outside = check(files | {"box": [[0, 0, 0, 99, 10, 6], [0, 0, 0, 9, 9, 6]], "box_label": [0, 7]})
+    assert len(outside.faults) == 1 and outside.warnings == []
+    other = nifti(tmp_path / "o.nii", label[1:])
+    assert check(files | {"label": other, "box": [[0, 0, 0, 12, 10, 6]]}).warnings == []
 
 
 def test_absent_and_unusable_files(tmp_path):

@@ -51,11 +51,15 @@ def test_boxes_and_class_channels(spatial_dims, dtype):
     assert set(out["_box_labels"].tolist()) == {0, 1}
 
 
-def test_boxes_are_plain_tensors_in_voxels_whatever_the_affine():
-    label = MetaTensor(torch.as_tensor(blocks(3)), affine=AFFINE)
-    out = LabelsToTightBoxes(min_size=2)(label)
-    assert type(out["_boxes"]) is torch.Tensor and type(out["_box_labels"]) is torch.Tensor
-    assert torch.equal(out["_boxes"], LabelsToTightBoxes()(label.as_tensor())["_boxes"])
+@pytest.mark.parametrize("max_boxes", [None, 30])
+def test_boxes_are_in_voxels_whatever_the_affine_and_carry_it(max_boxes):
+    label = MetaTensor(torch.as_tensor(blocks(3)), affine=AFFINE, meta={"filename_or_obj": "patient.nii.gz"})
+    out = LabelsToTightBoxes(min_size=2, max_boxes=max_boxes)(label)
+    plain = LabelsToTightBoxes(max_boxes=max_boxes)(label.as_tensor())
+    assert type(plain["_boxes"]) is torch.Tensor and type(out["_box_labels"]) is torch.Tensor
+    assert torch.equal(out["_boxes"].as_tensor(), plain["_boxes"])
+    assert isinstance(out["_boxes"], MetaTensor) and torch.equal(out["_boxes"].affine, label.affine)
+    assert out["_boxes"].affine is not label.affine and "filename_or_obj" not in out["_boxes"].meta
     assert isinstance(out["_box_ignore"], MetaTensor) and torch.equal(out["_box_ignore"].affine, label.affine)
 
 
