@@ -64,8 +64,13 @@ SETTINGS = {
         ("3d",),
         {**SMALL, "batch_size": 4, "patch_size": [32, 32, 32], "tile_size": 32},
     ),
-    "hippocampus_slices": Setting(mr_volumes, ("slices",), {**SMALL, "max_epochs": 10, "patch_size": [40, 64]}),
-    "hippocampus3d": Setting(mr_volumes, ("3d",), {**SMALL, "batch_size": 2, "patch_size": [40, 64, 48]}),
+    # all hippocampi are stored in one orientation, so no method gets flipped copies
+    "hippocampus_slices": Setting(
+        mr_volumes, ("slices",), {**SMALL, "max_epochs": 10, "patch_size": [40, 64], "flip_probability": 0.0}
+    ),
+    "hippocampus3d": Setting(
+        mr_volumes, ("3d",), {**SMALL, "batch_size": 2, "patch_size": [40, 64, 48], "flip_probability": 0.0}
+    ),
     "sarcoma_slices": Setting(
         partial(mr_volumes, collection="sarcoma_mr"), ("slices",), {**SMALL, "patch_size": [96, 96]}
     ),
