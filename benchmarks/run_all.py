@@ -3,7 +3,7 @@
 
     python benchmarks/run_all.py --out runs/bench [--quality]
 
-Speed benchmarks take minutes and leave out peers that are not installed here. The quality table trains many networks
+Speed benchmarks take minutes and leave out peers that are not installed here. The quality tables train many networks
 (hours on a CPU) and runs only with --quality and LABELFX_DATA.
 """
 
@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SPEED = {name: [f"{name}.py"] for name in ("masking", "step_share", "dicom_cases", "dicom_io")}
-QUALITY = {"denoiseg_quality": ["denoiseg_quality.py"]}
+SPEED = {name: [f"{name}.py"] for name in ("masking", "step_share", "dicom_cases", "dicom_io", "box_tightness_speed")}
+QUALITY = {name: [f"{name}.py"] for name in ("denoiseg_quality", "box_tightness_quality")}
 
 
 def main() -> int:

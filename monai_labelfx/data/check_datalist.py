@@ -51,8 +51,10 @@ def check_datalist(
     Faults: an unusable JSON file or entry; a missing, truncated or corrupt file; NaN or infinite values; a wrong number
     of spatial axes; an unusable affine; a label or clean image whose shape or affine differs from the image's (by more
     than a hundredth of a voxel); label values that are negative, no integers or not allowed; boxes (key "box", corners
-    [x0, y0(, z0), x1, y1(, z1)] in voxels, half open, a list per item) outside the image; a subject or an image, by
-    path or by content, in two splits. Warnings: empty labels, an image twice in one split, files outside the folder.
+    [x0, y0(, z0), x1, y1(, z1)] in voxels, half open, a list per item) outside the image, or whose class channels
+    (key "box_label") are not one whole number of 0 or above for each; a subject or an image, by path or by content, in
+    two splits. Warnings: empty labels, an image twice in one split, files outside the folder, boxes that are not the
+    tight box of one component of the label (by more than a voxel), hold several, or none.
 
     Args:
         path: the JSON file, see :py:func:`load_datalist`.
