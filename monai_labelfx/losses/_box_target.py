@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from monai_labelfx.losses._neighbours import plain_tensor
+from monai_labelfx.ops._arrays import as_array
 from monai_labelfx.ops.crossing_lines import WHOLE
 
 _FLAT = 1e-6  # edges of a frame whose parallelotope is this small beside the cuboid of their lengths are dependent
@@ -222,8 +222,7 @@ def _floats(values: np.ndarray) -> np.ndarray:
 def _array(name: str, value: Any) -> np.ndarray:
     """Real numbers as an array, without gradient."""
     if isinstance(value, torch.Tensor):
-        value = plain_tensor(value).detach().cpu()
-        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        value = as_array(value)
     try:
         value = np.asarray(value)
     except (TypeError, ValueError) as error:

@@ -80,7 +80,7 @@ def _focal_sums(logits: torch.Tensor, weight: torch.Tensor, gamma: float) -> tor
         power = _power(p, gamma).mul_(weight)
         value = (power * loss).sum(space)
         # p^gamma softplus(z) has the derivative p^gamma (gamma (1 - p) softplus(z) + p)
-        return value, loss.mul_(1 - p).mul_(gamma).add_(p).mul_(power) if with_gradient else None
+        return value, torch.addcmul(p, loss, 1 - p, value=gamma).mul_(power) if with_gradient else None
 
     def plain(logits: torch.Tensor) -> torch.Tensor:
         loss = softplus(logits.clamp(max=_HUGE)) * weight

@@ -284,7 +284,7 @@ def _union(boxes: BoxTarget, shape: torch.Size, ring: int) -> torch.Tensor:
     if boxes.frames is not None:
         return frames_to_mask(boxes.frames, maps, shape[0] * shape[1], shape[2:], grow=ring).view(shape)
     corners, ndim = cast(torch.Tensor, boxes.boxes), len(shape) - 2
-    grown = corners + corners.new_tensor([-ring] * ndim + [ring] * ndim)
+    grown = corners + corners.new_tensor([-ring] * ndim + [ring] * ndim) if ring else corners
     index = box_voxels(grown, shape[2:], image_index=maps)
     mask = torch.zeros(shape.numel() + 1, dtype=torch.bool, device=maps.device)
     return mask.index_fill_(0, index.flatten() + 1, True)[1:].view(shape)  # padding, -1, falls in front

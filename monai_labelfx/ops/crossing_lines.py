@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from monai_labelfx.ops._arrays import as_array
 from monai_labelfx.ops.instances import per_axis
 
 ANGLES = (-40.0, -20.0, 0.0, 20.0, 40.0)
@@ -260,15 +261,14 @@ def box_voxels(
     """
     shape = _checked_shape(spatial_shape)
     start, extent = _visible(*_corners(boxes, len(shape)), shape)
-    first = torch.from_numpy(_image_numbers(image_index, len(start)) * math.prod(shape))
-    index = first.view(-1, *[1] * len(shape)).to(boxes.device)
+    index = _image_numbers(image_index, len(start)).reshape(-1, *[1] * len(shape)) * math.prod(shape)
     for axis, largest in enumerate(extent.max(0, initial=0)):
         step = np.arange(largest)
         place = (start[:, axis, None] + step) * math.prod(shape[axis + 1 :])
         place = np.where(step < extent[:, axis, None], place, NOWHERE)
         view = (len(start), *(1,) * axis, int(largest), *(1,) * (len(shape) - 1 - axis))
-        index = index + torch.from_numpy(place).view(view).to(boxes.device)
-    return index.clamp_(min=-1)
+        index = index + place.reshape(view)
+    return torch.from_numpy(index.clip(-1)).to(boxes.device)
 
 
 def _visible(low: np.ndarray, high: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -301,7 +301,7 @@ def _corners(boxes: Any, ndim: int) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError(f"boxes must be a tensor of real numbers, got {found}.")
     if boxes.ndim != 2 or boxes.shape[1] != 2 * ndim:
         raise ValueError(f"boxes must have the shape (N, {2 * ndim}) for {ndim} axes, got {tuple(boxes.shape)}.")
-    exact = boxes.detach().to("cpu", torch.float64).numpy()
+    exact = as_array(boxes).astype(np.float64)
     low, high = np.floor(exact[:, :ndim] + WHOLE), np.ceil(exact[:, ndim:] - WHOLE)
     good = (low < high).all(1) & (abs(exact) < FAR).all(1)  # NaN is not
     if not good.all():
@@ -316,7 +316,7 @@ def _image_numbers(image_index: torch.Tensor | None, number: int) -> np.ndarray:
     """Image (N,) of each box."""
     if image_index is None:
         return np.zeros(number, np.int64)
-    images = torch.as_tensor(image_index, device="cpu").numpy()
+    images = as_array(image_index) if isinstance(image_index, torch.Tensor) else np.asarray(image_index)
     if images.shape != (number,) or images.dtype.kind not in "iu" or (images < 0).any():
         raise ValueError(
             f"image_index must hold a whole number of at least 0 for each of {number} boxes, got {image_index}."
@@ -343,7 +343,8 @@ def _map_axes(ndim: int, reduced_axis: int | None) -> list[int]:
 
 
 def _checked_angles(angles: Sequence[float] | torch.Tensor) -> np.ndarray:
-    degrees = torch.as_tensor(angles, dtype=torch.float64, device="cpu").detach().numpy()
+    given = as_array(angles) if isinstance(angles, torch.Tensor) else angles
+    degrees = np.asarray(given, dtype=np.float64)
     if degrees.ndim != 1 or not len(degrees) or not (abs(degrees) < 90).all():
         raise ValueError(f"angles must be one or more numbers above -90 and below 90 degrees, got {angles}.")
     return degrees

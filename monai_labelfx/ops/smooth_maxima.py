@@ -312,11 +312,16 @@ def _checked_alpha(alpha: float | torch.Tensor, kind: str, like: torch.Tensor) -
     _check_kind(kind)
     if kind == "max":
         return like.new_zeros(())
-    given = alpha.detach() if isinstance(alpha, torch.Tensor) else torch.tensor(alpha, dtype=torch.float64)
-    if not bool(((given > 0 if kind == "power_mean" else given >= 0) & given.isfinite()).all()):
+    lowest = float(alpha.min()) if isinstance(alpha, torch.Tensor) else float(alpha)
+    highest = float(alpha.max()) if isinstance(alpha, torch.Tensor) else lowest
+    if not (lowest > 0 if kind == "power_mean" else lowest >= 0) or not highest < math.inf:  # NaN is neither
         least = "above 0 for the power mean" if kind == "power_mean" else "0 or more"
         raise ValueError(f"alpha must be finite and {least}, got {alpha}.")
-    strength = given.to(like.device, torch.promote_types(like.dtype, torch.float32))
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    if isinstance(alpha, torch.Tensor):
+        strength = alpha.detach().to(like.device, dtype)
+    else:
+        strength = torch.tensor(lowest, dtype=dtype, device=like.device)
     # quasimax divides by alpha; below this it is the mean to 1e-10
     return strength.clamp(min=1e-9) if kind == "quasimax" else strength
 
