@@ -62,7 +62,7 @@ SETTINGS = {
     "blobs3d": Setting(
         partial(blobs, spatial_dims=3, counts=(48, 8, 16)),
         ("3d",),
-        {**SMALL, "batch_size": 4, "patch_size": [32, 32, 32], "tile_size": 32},
+        {**SMALL, "batch_size": 2, "max_epochs": 6, "patch_size": [32, 32, 32], "tile_size": 32},
     ),
     # all hippocampi are stored in one orientation, so no method gets flipped copies
     "hippocampus_slices": Setting(
