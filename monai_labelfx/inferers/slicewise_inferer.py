@@ -17,7 +17,7 @@ class SlicewiseInferer(Inferer):
     network on volumes. (MONAI's ``SliceInferer`` takes volumes only, and pads slices to its window.)
 
     Args:
-        inferer: runs the network, on slices as a batch (B, C, *slice).
+        inferer: runs the network, on slices as a batch (B, C, *spatial).
         spatial_dims: spatial axes of the network's input.
         axis: the spatial axis that slices are numbered along. Default -1, the last.
         batch_size: slices run at once. Default 8.
