@@ -63,8 +63,9 @@ class BoxTightnessLoss(torch.nn.Module):
     Args:
         kind: smooth maximum, one of ``SMOOTH_MAX_KINDS``. Default ``"softmax"``, equation 6.
         alpha: its strength. A number, or a pair (share, value): the smallest alpha with which a bag with that share of
-            object voxels is sure to get that value, see :func:`~monai_labelfx.ops.alpha_for_target`; planes need a
-            higher one than lines. Default 6 (table 2 has 4, 6 and 8).
+            object voxels is sure to get that value, see :func:`~monai_labelfx.ops.alpha_for_target`. The higher, the
+            fewer object voxels a bag is content with; thin diagonals meet all bags, and long trainings find them. The
+            bundle has (0.3, 0.9). Default 6 (table 2 has 4, 6 and 8).
         angles: of the lines, in degrees; physical where the target has ``spacing``. Default -40 to 40 in steps of 20
             (table 1, the best on PROMISE12).
         beta: weight of positive bags; negative ones have 1 - beta. ``None``: both have 1. Default 0.25 (paper).
@@ -76,7 +77,8 @@ class BoxTightnessLoss(torch.nn.Module):
         smoothness: weight of the smoothness. Default 10 (paper).
         affinity: weight of the affinity. Default 0, off.
         affinity_options: keywords of :func:`~monai_labelfx.losses.intensity_affinity_loss`.
-        area: (lower, upper) bounds of the share of a box that its object fills. Default ``None``, off.
+        area: (lower, upper) bounds of the share of a box that its object fills. The upper one is raised by the factor
+            ``1 + 0.5 / side`` for each side, because digital ellipses fill more of small boxes. Default ``None``, off.
         area_weight: weight of the area. Default 1.
         margin: how many voxels boxes may be loose by, one number or one per axis: lines closer than this to the sides
             they tell apart are no sure bags, and are left out. Default 0, tight.

@@ -64,7 +64,9 @@ def intensity_affinity_loss(
             boxes of the class. Default ``None``, all voxels.
         sigma: above 0, one number or one for each of the K channels, or ``"auto"`` (default).
         threshold: above 0, at most 1. Default 0.3, as in BoxInst.
-        dilation: steps between neighbours, 1 or more. Default 2, as in BoxInst.
+        dilation: steps between neighbours, 1 or more. Default 2, as in BoxInst. With 2 nothing ties voxels of odd
+            distance together, and predictions may fall apart into interleaved grids: add some smoothness, or take 1,
+            as the bundle does.
         spacing: voxel size per axis, (D,) or (B, D), for the weights w of
             :py:func:`~monai_labelfx.losses.pairwise_smoothness_loss`. Default ``None``, w = 1.
         reduction: over the classes: ``"sum"`` (default), ``"mean"``, or ``"none"`` for (C,).

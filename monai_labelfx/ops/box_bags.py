@@ -60,8 +60,8 @@ def box_bag_logits(
             :func:`monai_labelfx.ops.boxes_to_frames`. The bags are laid in the frame.
         image_index: (N,) the map of each box, 0 to M - 1. Default ``None``: all lie in map 0.
         kind: see :func:`monai_labelfx.ops.smooth_max`.
-        alpha: one number, see :func:`monai_labelfx.ops.smooth_max`; larger for the thousands of voxels of a plane than
-            for a line, see :func:`monai_labelfx.ops.alpha_for_target`.
+        alpha: one number, see :func:`monai_labelfx.ops.smooth_max`; what it asks of lines, and of planes with their
+            thousands of voxels, tells :func:`monai_labelfx.ops.alpha_for_target`.
         angles, margin: see :func:`monai_labelfx.ops.box_crossing_lines`; sides are those of the box before it moved.
         spacing: voxel size of the maps, (D,) or for each box (N, D), which makes the angles physical.
 
