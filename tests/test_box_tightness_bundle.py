@@ -155,6 +155,16 @@ def test_mixed_supervision(images, tmp_path):
     assert np.isfinite(list(losses.values())).all() and losses["none"] != losses["labelled"]
 
 
+@pytest.mark.parametrize("rival", ["box_as_label", "paper"])
+def test_images_that_nobody_looked_at_teach_nothing(rival, images, tmp_path):
+    splits = load_datalist(images)
+    for item in splits["training"]:
+        del item["label"]
+    datalist = save_datalist(tmp_path / "datalist.json", splits)
+    run("train", tmp_path / "out", datalist, "--preset", "2d", "--rival", rival, patch_size="[32, 32]")
+    assert metrics(tmp_path / "out")["train_loss"] == 0
+
+
 def test_rotations_carry_the_boxes(images, tmp_path):
     run("train", tmp_path / "out", images, "--preset", "2d", patch_size="[32, 32]", rotate="0.785", steps_per_epoch="6")
     assert np.isfinite(metrics(tmp_path / "out")["train_loss"])
