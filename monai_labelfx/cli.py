@@ -17,6 +17,7 @@ COMMANDS = {
     "convert": "convert",
     "prepare": "prepare",
     "run": "run",
+    "compare": "compare",
     "demo": "demo",
     "report": "report",
     "verify": "verify",

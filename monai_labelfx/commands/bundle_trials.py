@@ -108,13 +108,20 @@ class BundleTrials:
             verify_net_in_out("network_def", meta_file=self.meta, config_file=self.config, device="cpu", n=2, any=32)
 
     def ckpt_export(self) -> None:
-        """TorchScript: the exported file loads and agrees with the network."""
+        """TorchScript: the exported file loads and agrees with the network.
+
+        Networks whose output is of format "detection" are traced at the stated size, where others are scripted: their
+        pyramids join maps of any size, which TorchScript's language cannot say.
+        """
         import torch
         from monai.bundle import ckpt_export
 
         file = self.scratch / "model.ts"
+        outputs = metadata(self.bundle)["network_data_format"]["outputs"]
+        traced = any(output.get("format") == "detection" for output in outputs.values())
+        shape = list(self._example().shape) if traced else None
         with _silence():
-            ckpt_export("network_def", str(file), str(self.checkpoint), self.meta, self.config)
+            ckpt_export("network_def", str(file), str(self.checkpoint), self.meta, self.config, None, traced, shape)
             self._agrees(torch.jit.load(str(file)))
 
     def onnx_export(self) -> None:

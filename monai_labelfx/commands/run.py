@@ -143,7 +143,8 @@ def sweep_plan(
     return {"steps": steps, "table": {"rows": {step["name"]: step["name"] for step in steps}}}
 
 
-def _rival_names(bundle: Path, asked: Sequence[str]) -> list[str]:
+def rival_names(bundle: Path, asked: Sequence[str]) -> list[str]:
+    """The rivals that were asked for; ``["all"]`` is the method, by its stem, and every rival."""
     known = [stem(bundle), *rivals(bundle)]
     names = known if list(asked) == ["all"] else list(dict.fromkeys(asked))
     for name in names:
@@ -159,7 +160,7 @@ def main(args: argparse.Namespace) -> int:
 
     bundle = find_bundle(args.bundle)
     overrides = parse_overrides(args.overrides)
-    names = _rival_names(bundle, args.rival)
+    names = rival_names(bundle, args.rival)
     default = Path("runs") / "-".join([stem(bundle), *(names if len(names) == 1 else [])])
     out = args.out or Path(overrides.pop("output_dir", default))
     if args.stages is not None:

@@ -9,14 +9,20 @@ from monai_labelfx.data.box_files import load_boxes
 from monai_labelfx.data.box_samples import blobs, brain_slices, mr_volumes
 from monai_labelfx.data.check_datalist import CheckReport, CheckRow, check_datalist
 from monai_labelfx.data.check_images import check_images
+from monai_labelfx.data.class_names import load_class_names
+from monai_labelfx.data.coco_json import CocoItems, load_coco
+from monai_labelfx.data.coco_writer import save_coco_dataset, save_coco_detections
 from monai_labelfx.data.datalist import load_datalist, save_datalist
 from monai_labelfx.data.denoiseg_samples import brain_mr, nuclei
+from monai_labelfx.data.detection_samples import solids_and_shells
 from monai_labelfx.data.detections import load_detections, save_detections
 from monai_labelfx.data.dicom_derived_series_writer import DicomDerivedSeriesWriter
 from monai_labelfx.data.dicom_seg_reader import DicomSegReader
 from monai_labelfx.data.dicom_seg_writer import DicomSegWriter
 from monai_labelfx.data.dicom_series import DicomSeries, find_dicom_series
 from monai_labelfx.data.dicom_series_reader import DicomSeriesReader
+from monai_labelfx.data.dicom_sr_reader import load_detection_report
+from monai_labelfx.data.dicom_sr_writer import save_detection_report
 from monai_labelfx.data.find_images import find_images
 from monai_labelfx.data.nifti_writer import NiftiWriter
 from monai_labelfx.data.output_layout import OutputLayout
@@ -29,6 +35,7 @@ __all__ = [
     "AutoReader",
     "CheckReport",
     "CheckRow",
+    "CocoItems",
     "DicomDerivedSeriesWriter",
     "DicomSegReader",
     "DicomSegWriter",
@@ -48,11 +55,18 @@ __all__ = [
     "find_dicom_series",
     "find_images",
     "load_boxes",
+    "load_class_names",
+    "load_coco",
     "load_datalist",
+    "load_detection_report",
     "load_detections",
     "mr_volumes",
     "nuclei",
     "quiet_monai",
+    "save_coco_dataset",
+    "save_coco_detections",
     "save_datalist",
+    "save_detection_report",
     "save_detections",
+    "solids_and_shells",
 ]

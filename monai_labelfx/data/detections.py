@@ -67,10 +67,9 @@ def save_detections(
         Under a sheared affine (a tilted gantry) a box is no cuboid: ``corners_lps`` are exact, and the ROI is the
         smallest cuboid along the slices that encloses them.
 
-        Why not DICOM SR: a TID 1500 report refers to DICOM images, which a NIfTI or PNG has not, and wants each label
-        and score as a coded concept, which few trained labels have. Its 3-D coordinates know points, polygons and
-        ellipsoids but no box, and viewers show only some of them. Slicer, on the other hand, shows these ROIs, and ten
-        lines in any language read them.
+        This file serves any image, NIfTI and PNG too, and holds boxes exactly. For images that came from DICOM,
+        :py:func:`save_detection_report` writes a structured report beside it, which a PACS files under the patient.
+        That one knows no box: a volume's box is a stack of contours in float32, which few viewers show.
 
     Example:
         >>> import tempfile

@@ -14,6 +14,7 @@ from monai.utils import convert_data_type
 
 from monai_labelfx._atomic import replacing
 from monai_labelfx._version import __version__
+from monai_labelfx.data._dicom_result_header import copy_patient_and_study, series_number
 from monai_labelfx.data._dicom_seg_labels import clear_marks, labels_of, mark_empty, on_resampled_grid
 from monai_labelfx.data._dicom_seg_planes import correct_references, planes_of, references
 from monai_labelfx.data._dicom_segments import PROGRAM, describe, segments_of
@@ -21,18 +22,11 @@ from monai_labelfx.data._dicom_source import DicomSource, headers, source_array,
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation
-    from pydicom.dataset import Dataset
 
 __all__ = ["DicomSegWriter"]
 
 _BINARY_UP_TO = 255  # label values; above, a file of one bit plane per object and slice grows out of proportion
 _KINDS = ("binary", "labelmap")
-_PATIENT_AND_STUDY = (
-    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex"),
-    *("PatientAge", "PatientSize", "PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod"),
-    *("DeidentificationMethodCodeSequence", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID"),
-    *("AccessionNumber", "StudyDescription"),
-)
 
 
 class DicomSegWriter(ImageWriter):
@@ -144,7 +138,7 @@ class DicomSegWriter(ImageWriter):
                 segmentation_type=kind.upper(),
                 segment_descriptions=describe(numbers, self.segments),
                 series_instance_uid=generate_uid(),
-                series_number=int(files[0].get("SeriesNumber") or 0) + 1000,
+                series_number=series_number(files[0], 1000),
                 sop_instance_uid=generate_uid(),
                 instance_number=1,
                 manufacturer=PROGRAM,
@@ -163,15 +157,6 @@ class DicomSegWriter(ImageWriter):
             raise ValueError(f"no DICOM SEG can be written for the images of {source.files[0]!r}: {reason}") from error
         correct_references(result, source, planes)
         clear_marks(result, marked, labels, planes.positions)
-        _copy_patient_and_study(files[0], result)
+        copy_patient_and_study(files[0], result)
         result.ContentCreatorName = ""  # must be there, and nobody's name belongs in it
         return result
-
-
-def _copy_patient_and_study(header: Dataset, result: Segmentation) -> None:
-    from pydicom.config import disable_value_validation
-
-    with disable_value_validation():  # pydicom would quote what it dislikes in its warnings and its log
-        for keyword in _PATIENT_AND_STUDY:
-            if keyword in header:
-                result.add(header[keyword])

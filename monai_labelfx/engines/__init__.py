@@ -7,6 +7,11 @@ from monai_labelfx.engines.box_prepare_batch import BoxTightnessPrepareBatch
 from monai_labelfx.engines.box_threshold import BoxThreshold
 from monai_labelfx.engines.box_threshold_search import BoxThresholdSearch
 from monai_labelfx.engines.checkpoint import AtomicCheckpointSaver
+from monai_labelfx.engines.detection_evaluator import DetectionEvaluator
+from monai_labelfx.engines.detection_metric_handler import DetectionMetricHandler, from_detections
+from monai_labelfx.engines.detection_prepare_batch import DetectionPrepareBatch, detection_items
+from monai_labelfx.engines.detection_saver import DetectionSaver
+from monai_labelfx.engines.detection_trainer import DetectionTrainer
 from monai_labelfx.engines.from_probabilities import from_probabilities
 from monai_labelfx.engines.instance_thresholds import InstanceThresholds
 from monai_labelfx.engines.label_aware_sampler import LabelAwareSampler
@@ -34,6 +39,11 @@ __all__ = [
     "BoxThresholdSearch",
     "BoxTightnessPrepareBatch",
     "DenoiSegPrepareBatch",
+    "DetectionEvaluator",
+    "DetectionMetricHandler",
+    "DetectionPrepareBatch",
+    "DetectionSaver",
+    "DetectionTrainer",
     "InstanceAveragePrecisionHandler",
     "InstanceThresholds",
     "LabelAwareSampler",
@@ -48,6 +58,8 @@ __all__ = [
     "SegScoreHandler",
     "StatedRangePSNRHandler",
     "ThresholdSearch",
+    "detection_items",
+    "from_detections",
     "from_instances",
     "from_probabilities",
     "require_checkpoint",

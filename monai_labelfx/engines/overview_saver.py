@@ -13,7 +13,11 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 
+from monai_labelfx.ops.box_affine import boxes_through_affine
 from monai_labelfx.visualize import save_overview
+from monai_labelfx.visualize.draw_detections import drawn_of, place_of
+
+_PARTS = ("boxes", "labels", "scores", "masks")
 
 
 class OverviewSaver:
@@ -25,7 +29,9 @@ class OverviewSaver:
     Args:
         output_dir: folder of the picture; made when absent.
         items: ``[key, kind]`` or ``[key, kind, caption]`` for each panel of a row; kinds are those of
-            :py:func:`monai_labelfx.visualize.overview_page`: ``"image"``, ``"labels"``, ``"classes"``.
+            :py:func:`monai_labelfx.visualize.overview_page`: ``"image"``, ``"labels"``, ``"classes"``, ``"boxes"``.
+            Boxes are drawn over the row's first image, in whose voxels they are. Their key may be a list of keys to
+            draw in one panel, such as ``[[pred, target], boxes, "prediction, reference dashed"]``.
         maximum: how many items are drawn, the first ones.
         filename: name of the page.
         per_item: write one picture per item, named after its file, instead of one page.
@@ -34,9 +40,13 @@ class OverviewSaver:
             radiologists look at them. ``None`` draws them as they were loaded. 2-D pictures are always drawn as loaded.
         planes: 1 or 3 slices of a volume, as of ``overview_page``.
         panel_size: as of ``overview_page``.
+        names: label -> what is written beside a box.
+        min_score: boxes below are left out.
+        max_boxes: how many boxes with scores a panel shows, the best ones.
 
     Raises:
-        ValueError: if ``items`` is empty or one of them is not ``[key, kind]`` or ``[key, kind, caption]``.
+        ValueError: if ``items`` is empty, one of them is not ``[key, kind]`` or ``[key, kind, caption]``, or there are
+            boxes without an image.
 
     Example:
         >>> saver = OverviewSaver("runs/a", items=[["noisy", "image"], ["label", "labels", "reference"]])
@@ -56,18 +66,28 @@ class OverviewSaver:
         orientation: str | None = "LPS",
         planes: int = 1,
         panel_size: int = 240,
+        names: Mapping[int, str] | None = None,
+        min_score: float = 0.0,
+        max_boxes: int = 25,
     ) -> None:
         if not items or not all(len(item) in (2, 3) and not isinstance(item, str) for item in items):
             raise ValueError(f"items must be a list of [key, kind] or [key, kind, caption], got {items!r}")
         self.output_dir = Path(output_dir)
-        self.items = [(key, kind, caption[0] if caption else key) for key, kind, *caption in items]
+        self.items = [(key, kind, caption[0] if caption else ", ".join(_keys(key))) for key, kind, *caption in items]
+        kinds = [kind for _, kind, _ in self.items]
+        if "boxes" in kinds and "image" not in kinds:
+            raise ValueError(f"boxes are drawn over an image: items must have one of kind 'image', got {items!r}")
         self.maximum = maximum
         self.filename = filename
         self.per_item = per_item
         self.image_key = image_key
         self.planes = planes
         self.panel_size = panel_size
+        self.names = names
+        self.min_score = min_score
+        self.max_boxes = max_boxes
         self._orient = None if orientation is None else Orientation(axcodes=orientation, labels=None)
+        self._box_keys = [key for keys, kind, _ in self.items if kind == "boxes" for key in _keys(keys)]
         self._rows: list[tuple[str, list[tuple[str, Any, str]]]] = []
         self._spacings: list[Sequence[float] | None] = []
 
@@ -88,12 +108,55 @@ class OverviewSaver:
             if len(self._rows) >= self.maximum or idist.get_rank() > 0:
                 return
             item = {**(batch[number] if isinstance(batch, list) else {}), **result}
-            panels = [(caption, self._prepared(item[key]), kind) for key, kind, caption in self.items if key in item]
+            present = {key: item[key] for keys, _, _ in self.items for key in _keys(keys) if key in item}
+            image = next((present[key] for key, kind, _ in self.items if kind == "image" and key in present), None)
+            boxes = {key: self._upright_boxes(present[key], image) for key in self._box_keys if key in present}
+            cut = self._cut([boxes[key] for key in boxes], image)
+            panels: list[tuple[str, Any, str]] = []
+            spacing: list[float] | None = None
+            for keys, kind, caption in self.items:
+                found = [key for key in _keys(keys) if key in present]
+                if kind == "boxes" and found and image is not None:
+                    panels.append((caption, [_at(boxes[key], cut) for key in found], kind))
+                elif kind != "boxes" and found:
+                    array, own = self._prepared(present[found[0]], cut)
+                    spacing = own if all(kind == "boxes" for _, _, kind in panels) else spacing
+                    panels.append((caption, array, kind))
             if panels:
-                self._rows.append((self._title(item), [(c, array, kind) for c, (array, _), kind in panels]))
-                self._spacings.append(panels[0][1][1])
+                self._rows.append((self._title(item), panels))
+                self._spacings.append(spacing)
 
-    def _prepared(self, value: Any) -> tuple[torch.Tensor, list[float] | None]:
+    def _cut(self, found: Sequence[Mapping[str, Any]], image: Any) -> int | None:
+        """Where the one slice of a volume is cut that shows the best box, if it has boxes."""
+        if not found or image is None or image.ndim != 4 or self.planes != 1:
+            return None
+        drawn = drawn_of(found, found[0]["shape"], self.min_score, self.max_boxes)
+        return place_of(drawn, found[0]["shape"])[-1]
+
+    def _upright_boxes(self, value: Mapping[str, Any], image: Any) -> dict[str, Any]:
+        """Boxes and masks on the CPU, in the voxels of the image as it is drawn, and the shape of that."""
+        if image is None:
+            return {}
+        found = {key: torch.as_tensor(value[key]).detach() for key in _PARTS if value.get(key) is not None}
+        if "scores" in found:  # masks of the others would take memory
+            found = {
+                key: part[found["scores"].argsort(descending=True)[: self.max_boxes]] for key, part in found.items()
+            }
+        found = {key: part.cpu().as_subclass(torch.Tensor) for key, part in found.items()}
+        shape = tuple(image.shape[1:])
+        if not found["boxes"].numel():
+            found["boxes"] = torch.zeros(0, 2 * len(shape))
+        if image.ndim == 4 and isinstance(image, MetaTensor) and self._orient is not None:
+            upright: Any = self._orient(image[:1])
+            moved = torch.linalg.inv(upright.affine.double()) @ image.affine.double()
+            found["boxes"] = boxes_through_affine(found["boxes"], moved)
+            if "masks" in found:
+                masks: Any = self._orient(MetaTensor(found["masks"], affine=image.affine))
+                found["masks"] = masks.as_tensor()
+            shape = tuple(upright.shape[1:])
+        return {**found, "shape": shape}
+
+    def _prepared(self, value: Any, cut: int | None = None) -> tuple[torch.Tensor, list[float] | None]:
         """The first channel on the CPU, upright, thinned to the slice that is drawn; and its voxel size."""
         value = torch.as_tensor(value)
         volume = value.ndim == 4
@@ -103,7 +166,7 @@ class OverviewSaver:
         spacing = [float(s) for s in value.pixdim] if meta else None
         plain = (value.as_tensor() if isinstance(value, MetaTensor) else value)[:1].detach().cpu()
         if volume and self.planes == 1:
-            middle = plain.shape[-1] // 2
+            middle = plain.shape[-1] // 2 if cut is None else min(cut, plain.shape[-1] - 1)
             plain = plain[..., middle : middle + 1].clone()
         return plain, spacing[: plain.ndim - 1] if spacing else None
 
@@ -115,7 +178,8 @@ class OverviewSaver:
     def _save(self, engine: Engine) -> None:
         if not self._rows:
             return
-        options: dict[str, Any] = {"planes": self.planes, "panel_size": self.panel_size}
+        names = ("planes", "panel_size", "names", "min_score", "max_boxes")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.per_item:
             for number, (row, spacing) in enumerate(zip(self._rows, self._spacings, strict=True)):
                 name = row[0] if row[0] not in [r[0] for r in self._rows[:number]] else f"{row[0]}_{number + 1}"
@@ -123,3 +187,22 @@ class OverviewSaver:
         else:
             save_overview(self.output_dir / self.filename, self._rows, spacings=self._spacings, **options)
         self._forget(engine)
+
+
+def _keys(key: str | Sequence[str]) -> list[str]:
+    return [key] if isinstance(key, str) else list(key)
+
+
+def _at(found: Mapping[str, Any], cut: int | None) -> dict[str, Any]:
+    """Boxes and masks of the one slice that is left of a volume; all of them where none was cut."""
+    result = {key: value for key, value in found.items() if key in _PARTS}
+    if cut is None:
+        return result
+    low, high = found["boxes"][:, 2], found["boxes"][:, 5]
+    crossing = (low < cut + 1) & (high > cut)
+    result = {key: value[crossing] for key, value in result.items()}
+    result["boxes"] = result["boxes"].clone()
+    result["boxes"][:, [2, 5]] = result["boxes"].new_tensor([0.0, 1.0])
+    if "masks" in result:
+        result["masks"] = result["masks"][..., cut : cut + 1]
+    return result

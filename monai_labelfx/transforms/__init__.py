@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+from monai_labelfx.transforms.attach_boxes import AttachBoxesd
 from monai_labelfx.transforms.border_classes_to_instances import BorderClassesToInstances, BorderClassesToInstancesd
 from monai_labelfx.transforms.boxes_to_bags import BoxesToBags, BoxesToBagsd
+from monai_labelfx.transforms.boxes_to_original import BoxesToOriginald
 from monai_labelfx.transforms.fill_boxes import FillBoxes, FillBoxesd
 from monai_labelfx.transforms.fill_missing_label import FillMissingLabeld
 from monai_labelfx.transforms.instances_to_border_classes import InstancesToBorderClasses, InstancesToBorderClassesd
 from monai_labelfx.transforms.labels_to_tight_boxes import LabelsToTightBoxes, LabelsToTightBoxesd
 from monai_labelfx.transforms.pack_boxes import PackBoxesd
+from monai_labelfx.transforms.place_boxes_on_image import PlaceBoxesOnImage, PlaceBoxesOnImaged
 from monai_labelfx.transforms.place_on_grid import PlaceOnGridd
 from monai_labelfx.transforms.rand_blind_spot_mask import RandBlindSpotMask, RandBlindSpotMaskd
+from monai_labelfx.transforms.rand_crop_by_box import RandCropByBoxd
 from monai_labelfx.transforms.refine_pseudo_label import RefinePseudoLabel, RefinePseudoLabeld
 from monai_labelfx.transforms.restore_intensity import RestoreIntensity, RestoreIntensityd
 from monai_labelfx.transforms.sanitize_meta import SanitizeMeta, SanitizeMetad
@@ -22,10 +26,12 @@ from monai_labelfx.transforms.threshold_classes import ThresholdClasses, Thresho
 from monai_labelfx.transforms.to_single_channel import ToSingleChannel, ToSingleChanneld
 
 __all__ = [
+    "AttachBoxesd",
     "BorderClassesToInstances",
     "BorderClassesToInstancesd",
     "BoxesToBags",
     "BoxesToBagsd",
+    "BoxesToOriginald",
     "FillBoxes",
     "FillBoxesd",
     "FillMissingLabeld",
@@ -34,9 +40,12 @@ __all__ = [
     "LabelsToTightBoxes",
     "LabelsToTightBoxesd",
     "PackBoxesd",
+    "PlaceBoxesOnImage",
+    "PlaceBoxesOnImaged",
     "PlaceOnGridd",
     "RandBlindSpotMask",
     "RandBlindSpotMaskd",
+    "RandCropByBoxd",
     "RefinePseudoLabel",
     "RefinePseudoLabeld",
     "RestoreIntensity",

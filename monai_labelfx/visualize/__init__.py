@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
+from monai_labelfx.visualize.draw_detections import draw_detections
 from monai_labelfx.visualize.overview_page import overview_page, save_overview
 from monai_labelfx.visualize.svg_curves import svg_curves
 
-__all__ = ["overview_page", "save_overview", "svg_curves"]
+__all__ = ["draw_detections", "overview_page", "save_overview", "svg_curves"]

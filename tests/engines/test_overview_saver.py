@@ -6,11 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.data import MetaTensor, list_data_collate
 from monai.engines import SupervisedEvaluator
 from PIL import Image
 
 from monai_labelfx.engines import OverviewSaver
+from monai_labelfx.visualize import overview_page
 
 
 def _item(name: str, shape: tuple[int, ...]) -> dict:
@@ -74,3 +76,72 @@ def test_needs_decollated_items_and_well_formed_panels(tmp_path):
 def test_no_items_no_picture(tmp_path):
     _run(OverviewSaver(tmp_path / "out", items=[["absent", "image"]]), _batches(_item("a", (4, 4))))
     assert not (tmp_path / "out").exists()
+
+
+def _found(*rows, **more) -> dict:
+    boxes, labels, scores = zip(*rows, strict=True) if rows else ((), (), ())
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32),
+        "labels": torch.tensor(labels).long(),
+        "scores": torch.tensor(scores),
+        **more,
+    }
+
+
+def _detect(saver: OverviewSaver, image: torch.Tensor, **found) -> None:
+    evaluator = Engine(lambda engine, batch: [found])
+    saver.attach(evaluator)
+    evaluator.run([[{"image": image}]])
+
+
+BOXES = [["image", "image"], ["pred", "boxes"], [["pred", "target"], "boxes", "both"]]
+
+
+def test_boxes_are_drawn_over_the_image(tmp_path):
+    pred = _found(((1, 2, 5, 7), 0, 0.9), ((3, 3, 6, 6), 1, 0.1))
+    target = {key: value for key, value in _found(((1, 1, 5, 6), 2, 1.0)).items() if key != "scores"}
+    saver = OverviewSaver(tmp_path, items=BOXES, panel_size=60, min_score=0.5, names={0: "mass"})
+    _detect(saver, MetaTensor(torch.rand(1, 8, 9)), pred=pred, target=target)
+    page = np.asarray(Image.open(tmp_path / "overview.png"))
+    panels = [("image", torch.zeros(1, 8, 9), "image"), ("pred", pred, "boxes"), ("both", [pred, target], "boxes")]
+    options = {"panel_size": 60, "min_score": 0.5, "names": {0: "mass"}}
+    assert page.shape == overview_page([("item 1", panels)], **options).shape
+    colours = {tuple(pixel) for pixel in page.reshape(-1, 3).tolist()}
+    assert (86, 180, 233) in colours and (0, 158, 115) in colours and (230, 159, 0) not in colours
+
+
+def test_boxes_of_volumes_turn_with_them_and_choose_the_slice():
+    affine = torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0]))  # RAS: the first two axes are turned round for drawing
+    volume = MetaTensor(torch.zeros(1, 8, 6, 10), affine=affine)
+    masks = torch.zeros(2, 8, 6, 10, dtype=torch.bool)
+    masks[0, 1:4, 1:3, 6:9] = masks[1, 5:8, 0:6, 0:3] = True
+    volume[0, 1:4, 1:3, 7] = 1.0
+    pred = _found(((1, 1, 6, 4, 3, 9), 0, 0.9), ((5, 0, 0, 8, 6, 3), 1, 0.5), masks=masks)
+    saver = OverviewSaver(".", items=BOXES[:2])
+    saver._save = lambda engine: None  # type: ignore[method-assign]
+    _detect(saver, volume, pred=pred)
+    ((_, [(_, film, _), (_, [found], kind)]),) = saver._rows
+    assert kind == "boxes" and film.shape == (1, 8, 6, 1) and saver._spacings == [[1.0, 1.0, 2.0]]
+    assert found["boxes"].tolist() == [[4, 3, 0, 7, 5, 1]] and found["labels"].tolist() == [0]
+    assert torch.equal(found["masks"][0], film[0] > 0) and film.sum() == 6, "the slice of the best box, turned alike"
+    # all slices, all boxes
+    saver.planes = 3
+    _detect(saver, volume, pred=pred)
+    ((_, [(_, film, _), (_, [found], _)]),) = saver._rows
+    assert film.shape == (1, 8, 6, 10) and found["boxes"].tolist() == [[4, 3, 6, 7, 5, 9], [0, 0, 0, 3, 6, 3]]
+
+
+def test_only_the_best_masks_are_kept():
+    masks = torch.zeros(3, 4, 4, dtype=torch.bool)
+    pred = _found(*(((0, 0, k + 1, 1), k, 0.2 * (k + 1)) for k in range(3)), masks=masks)
+    saver = OverviewSaver(".", items=BOXES[:2], max_boxes=2)
+    kept = saver._upright_boxes(pred, torch.zeros(1, 4, 4))
+    assert kept["labels"].tolist() == [2, 1] and kept["masks"].shape == (2, 4, 4) and kept["boxes"].shape == (2, 4)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (6, 7, 5)])
+def test_nothing_found_or_known(tmp_path, shape):
+    _detect(OverviewSaver(tmp_path, items=BOXES), MetaTensor(torch.rand(1, *shape)), pred=_found())
+    assert (tmp_path / "overview.png").is_file()
+    with pytest.raises(ValueError, match="boxes are drawn over an image"):
+        OverviewSaver(tmp_path, items=BOXES[1:])

@@ -80,3 +80,66 @@ def test_pages_take_rows_of_different_length_and_kinds_of_array(tmp_path):
 def test_refused(rows, options, message):
     with pytest.raises(ValueError, match=message):
         overview_page(rows, **options)
+
+
+def _boxes(*rows, scores=True):
+    found = {"boxes": [list(box) for box, _, _ in rows], "labels": [label for _, label, _ in rows]}
+    return {**found, "scores": [score for _, _, score in rows]} if scores else found
+
+
+def test_boxes_are_drawn_over_the_rows_image():
+    image = np.zeros((1, 20, 20))
+    image[0, 15:, 15:] = 1
+    found = _boxes(((4, 4, 10, 12), 1, 0.9), ((0, 0, 3, 3), 2, 0.2))
+    row = [
+        ("film", image, "image"),
+        ("found", found, "boxes"),
+        ("both", [found, _boxes(((2, 2, 9, 9), 3, 0), scores=False)], "boxes"),
+    ]
+    plain, first, both = (np.asarray(panel) for _, panel in _draw_row(row, 100, (0, 100), 1, None))
+    assert np.array_equal(plain[80:, 80:], first[80:, 80:]) and plain[99, 99].tolist() == [255] * 3
+    colours = [{tuple(pixel) for pixel in panel.reshape(-1, 3).tolist()} for panel in (plain, first, both)]
+    assert (230, 159, 0) in colours[1] and (0, 158, 115) in colours[1] and len(colours[0]) == 2
+    assert (213, 94, 0) in colours[2] - colours[1]
+    limited = np.asarray(_draw_row(row[:2], 100, (0, 100), 1, None, min_score=0.5)[1][1])
+    assert (0, 158, 115) not in {tuple(pixel) for pixel in limited.reshape(-1, 3).tolist()}
+    assert np.array_equal(np.asarray(_draw_row(row[1:2] + row[:1], 100, (0, 100), 1, None)[0][1]), first), "any order"
+
+
+def test_all_panels_of_a_row_show_the_slice_of_the_best_box():
+    volume = np.zeros((1, 8, 8, 10))
+    volume[..., 7] = 1
+    volume[0, 0, 0, 7] = 0
+    found = _boxes(((1, 1, 6, 4, 4, 9), 0, 0.7))
+    panels = [
+        ("film", volume, "image"),
+        ("classes", volume, "classes"),
+        ("none", _boxes(), "boxes"),
+        ("found", found, "boxes"),
+    ]
+    film, classes, none, _ = (np.asarray(panel) for _, panel in _draw_row(panels, 80, (0, 100), 1, None))
+    assert film[40, 40].tolist() == [255] * 3 and classes[40, 40].tolist() != [0] * 3 and np.array_equal(none, film)
+    # without any box it is the middle, as it always was
+    film = np.asarray(_draw_row(panels[:3], 80, (0, 100), 1, None)[0][1])
+    assert film.max() == 0
+
+
+def test_the_page_says_which_boxes_it_shows():
+    rows = [("a", [("film", np.zeros((9, 9)), "image"), ("found", _boxes(), "boxes")])]
+    assert overview_page(rows).shape[0] == overview_page([(n, panels[:1]) for n, panels in rows]).shape[0] + 18
+    assert not np.array_equal(overview_page(rows), overview_page(rows, min_score=0.5))
+
+
+@pytest.mark.parametrize(
+    ("panels", "message"),
+    [
+        ([("found", _boxes(), "boxes")], "panel 'found' of boxes needs a panel of kind 'image'"),
+        (
+            [("a", np.zeros((9, 9)), "image"), ("found", _boxes(((0,) * 6, 0, 1)), "boxes")],
+            r"'found' must have boxes \(N, 4\)",
+        ),
+    ],
+)
+def test_refused_boxes(panels, message):
+    with pytest.raises(ValueError, match=message):
+        overview_page([("a", panels)])
