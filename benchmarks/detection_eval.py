@@ -17,6 +17,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -117,6 +118,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if find_spec("torchvision") is None:
+        print("torchvision is not installed: nothing to compare with")
+        return
     torch.set_num_threads(1)
     lines = ["| detector | boxes | torchvision ms | ours ms | ours / torchvision |", "|:--|--:|--:|--:|--:|"]
     for name, make in (("RetinaNet R50", retinanet), ("FCOS R50", fcos)):

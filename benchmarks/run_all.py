@@ -16,8 +16,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SPEED = {name: [f"{name}.py"] for name in ("masking", "step_share", "dicom_cases", "dicom_io", "box_tightness_speed")}
-QUALITY = {name: [f"{name}.py"] for name in ("denoiseg_quality", "box_tightness_quality")}
+DETECTION = ("detection_nms", "detection_roi_align", "detection_metric", "detection_eval")
+SPEED = {
+    name: [f"{name}.py"]
+    for name in ("masking", "step_share", "dicom_cases", "dicom_io", "box_tightness_speed", *DETECTION)
+}
+QUALITY = {name: [f"{name}.py"] for name in ("denoiseg_quality", "box_tightness_quality")} | {
+    f"detection_{data}": ["detection_quality.py", data, "--out", f"runs/detection_quality/{data}"]
+    for data in ("shapes2d", "shapes3d", "lungs", "findings")
+}
 
 
 def main() -> int:

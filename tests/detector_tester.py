@@ -101,6 +101,16 @@ class DetectorTester:
         exported = torch.export.export(network, (images,)).module()
         assert torch.allclose(exported(images), network(images), atol=1e-5)
 
+    @pytest.mark.slow
+    def test_the_network_runs_in_onnxruntime(self, dims, tmp_path):
+        import onnxruntime
+
+        network, images = self.make(dims).network.eval(), self.images(dims, 1)
+        torch.onnx.export(network, (images,), str(tmp_path / "network.onnx"), dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"), providers=["CPUExecutionProvider"])
+        found = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+        assert torch.allclose(torch.as_tensor(found), network(images), atol=1e-4)
+
     # --- training --------------------------------------------------------------------------------------------------
     @pytest.mark.parametrize("full", ["all", "some", "none"])
     def test_losses_reach_every_parameter(self, dims, full):

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 BUNDLES = PACKAGE / "bundles"
 SUFFIXES = (".yaml", ".yml", ".json")
-TASKS = ("segmentation", "denoising", "detection", "classification")
+TASKS = ("segmentation", "denoising")  # that folder names have and stems have not
 
 
 def list_bundles(root: str | Path = BUNDLES) -> list[Path]:
@@ -48,8 +48,8 @@ def stem(bundle: Path) -> str:
     """The bundle's folder name without its task word.
 
     Example:
-        >>> stem(Path("denoiseg_segmentation"))
-        'denoiseg'
+        >>> stem(Path("denoiseg_segmentation")), stem(Path("cxr_detection"))
+        ('denoiseg', 'cxr_detection')
     """
     first, _, last = bundle.name.rpartition("_")
     return first if first and last in TASKS else bundle.name

@@ -60,9 +60,9 @@ def main(args: argparse.Namespace) -> int:
             folders = run_plan(bundle, plan, out / f"seed_{seed}", progress=not args.no_progress)
         for step, name in plan["table"]["rows"].items():
             found[name].append(read_metrics(folders[step]))
-    columns, note = _columns(bundle, found)
+    columns, titles, note = _layout(bundle, found)
     rows = [
-        [name, *(summary([run.get(key) for run in runs], _bounds(runs, key)) for key in columns)]
+        [titles.get(name, name), *(summary([run.get(key) for run in runs], _bounds(runs, key)) for key in columns)]
         for name, runs in found.items()
     ]
     count = f"Mean +- standard error over {len(seeds)} seeds." if len(seeds) > 1 else f"One seed, {seeds[0]}."
@@ -97,13 +97,18 @@ def _bounds(runs: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, 
     return [(low, high) for low, high in pairs if low is not None and high is not None]
 
 
-def _columns(bundle: Path, found: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[dict[str, str], str]:
-    """Metric -> head of its column: those of ``configs/comparison.yaml``, or every metric that any run has."""
+def _layout(
+    bundle: Path, found: Mapping[str, Sequence[Mapping[str, float]]]
+) -> tuple[dict[str, str], dict[str, str], str]:
+    """Metric -> head of its column, run -> name of its row, and a note.
+
+    They are those of ``configs/comparison.yaml`` where a bundle has one; else every metric that any run has.
+    """
     from monai.bundle import ConfigParser
 
     file = bundle / "configs" / "comparison.yaml"
     if file.is_file():
         content: dict[str, Any] = ConfigParser.load_config_file(file)
-        return dict(content["columns"]), " ".join(content.get("note", "").split())
+        return dict(content["columns"]), dict(content.get("rows", {})), " ".join(content.get("note", "").split())
     keys = dict.fromkeys(key for runs in found.values() for run in runs for key in run)
-    return {key: key for key in keys if not key.endswith(("_low", "_high"))}, ""
+    return {key: key for key in keys if not key.endswith(("_low", "_high"))}, {}, ""

@@ -10,6 +10,8 @@ import torch
 
 # what torchvision's models put before the names of a trunk or a pyramid
 _PREFIXES = ("", "backbone.body.", "backbone.fpn.", "backbone.")
+# of torchvision's RetinaNet and FCOS -> of the networks of the detectors here
+_WHOLE = {"backbone.body.": "backbone.", "backbone.fpn.": "neck.fpn.", "head.": "head."}
 _CLASSIFIER = ("fc.", "classifier.")
 _OLD_PYRAMID = re.compile(r"((?:inner|layer)_blocks\.\d+)\.(weight|bias)$")
 _COUNTER = "num_batches_tracked"
@@ -44,7 +46,8 @@ def load_torchvision_weights(
         prefix_map: from the beginning of names in ``state_dict`` to that of names in ``module``, as in
             ``{"backbone.body.": "backbone.", "backbone.fpn.": "pyramid."}``; the longest that fits is used, and other
             names are left out. By default names are taken as they are, or without the ``backbone.body.``,
-            ``backbone.fpn.`` or ``backbone.`` of a detector.
+            ``backbone.fpn.`` or ``backbone.`` of a detector; a network of RetinaNetFPN or FCOS takes a whole detector, or
+            with ``strict=False`` a classifier for its backbone.
         strict: refuse names that are missing, left over or of another shape; otherwise copy what fits.
         depth_axis: which spatial axis is new when a volume's network takes an image's weights: the last.
         depth: ``"mean"`` or ``"centre"``, see :py:func:`inflate_weights`.
@@ -161,6 +164,9 @@ def _rename(
     state_dict: Mapping[str, torch.Tensor], own: Collection[str], prefix_map: Mapping[str, str] | None
 ) -> dict[str, torch.Tensor]:
     """Names as ``module`` has them; counters and the classifier's last layer left out."""
+    if prefix_map is None and any(name.startswith(_WHOLE["backbone.fpn."]) for name in own):
+        whole = any(name.startswith("backbone.fpn.") for name in state_dict)
+        prefix_map = _WHOLE if whole else {"": "backbone."}
     if prefix_map is None:
         names = [_OLD_PYRAMID.sub(r"\1.0.\2", name) for name in state_dict]
         hits = {p: sum(name.startswith(p) and name[len(p) :] in own for name in names) for p in _PREFIXES}

@@ -30,13 +30,14 @@ def test_methods_and_seeds_end_in_one_table(bundle, data, tmp_path, capsys):
 
 
 def test_the_bundle_chooses_columns_and_intervals_follow(bundle, data, tmp_path, monkeypatch):
-    (bundle / "configs" / "comparison.yaml").write_text("columns: {accuracy: Accuracy}\nnote: Of a toy.\n")
+    layout = "rows: {toy: Toy}\ncolumns: {accuracy: Accuracy}\nnote: Of a toy.\n"
+    (bundle / "configs" / "comparison.yaml").write_text(layout)
     read = {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75, "other": 1.0}
     monkeypatch.setattr("monai_labelfx.commands.table.read_metrics", lambda folder: read)
     out = tmp_path / "out"
     arguments = ["--rivals", "toy", "--dataset_dir", str(data), "--out", str(out), "--max_epochs", "1"]
     assert main(["compare", str(bundle), *arguments, "--no-progress"]) == 0
-    assert _rows(out) == {"toy": {"run": "toy", "Accuracy": "0.500 [0.250, 0.750]"}}
+    assert _rows(out) == {"Toy": {"run": "Toy", "Accuracy": "0.500 [0.250, 0.750]"}}
     assert json.loads((out / "table.json").read_text())["note"] == "One seed, 0. Of a toy."
 
 

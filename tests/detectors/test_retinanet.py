@@ -130,8 +130,7 @@ def test_weights_of_torchvision_give_its_output():
     )
     detector.double().eval()
     published = {name: formula(name, torch.empty(shape)) for name, shape in golden["parameters"].items()}
-    parts = {"backbone.body.": "backbone.", "backbone.fpn.": "neck.fpn.", "head.": "head."}
-    assert load_torchvision_weights(detector.network, published, prefix_map=parts) == []
+    assert load_torchvision_weights(detector.network, published) == []
     images = picture().transpose(-1, -2)  # MONAI has x first
     size = tuple(images.shape[2:])
     places = detector.places(size, images.device)
@@ -149,3 +148,13 @@ def test_weights_of_torchvision_give_its_output():
         for key, values in wanted.items():
             expected = torch.tensor(values, dtype=torch.double)
             assert torch.allclose(found[key][: len(expected)].double(), expected, atol=1e-4), key
+
+
+def test_a_classifier_gives_the_backbone():
+    detector = RetinaNetFPN(2, 1, 2, backbone={"depth": 10, "features": 8}, norm="batch", pyramid_channels=8)
+    source = RetinaNetFPN(2, 3, 2, backbone={"depth": 10, "features": 8}, norm="batch", pyramid_channels=8)
+    published = source.network.backbone.state_dict() | {"fc.weight": torch.zeros(9, 64), "fc.bias": torch.zeros(9)}
+    kept = load_torchvision_weights(detector.network, published, strict=False)
+    assert kept and all(name.startswith(("neck.", "head.")) for name in kept)
+    first = source.network.backbone.conv1.weight.sum(1, keepdim=True).transpose(-1, -2)
+    assert torch.equal(detector.network.backbone.conv1.weight, first)
