@@ -60,6 +60,7 @@ SETTINGS = {
         "class_names": ["solid", "shell"],
         "image_size": None,
         "ssd_size": 48,
+        "vgg": {"features": 8},
         "max_epochs": 20,
         "batch_size": 2,
     },

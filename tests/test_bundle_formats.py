@@ -7,6 +7,7 @@ A bundle joins by a file ``bundle_cases/<stem>.py`` with its data and options; n
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 
 import nibabel
@@ -17,7 +18,7 @@ from samples import discs, write_image
 
 from monai_labelfx.cli import main
 from monai_labelfx.commands.bundle_folder import list_bundles, stem
-from monai_labelfx.data import AutoReader
+from monai_labelfx.data import AutoReader, load_detection_report, load_detections
 
 BUNDLES = [stem(bundle) for bundle in list_bundles()]
 CASES = [(kind, spatial_dims) for kind in ("nifti", "dicom") for spatial_dims in (2, 3)]
@@ -39,7 +40,10 @@ def test_every_format_and_orientation(bundle, kind, spatial_dims, tmp_path):
     for orientation, image in images.items():
         array, affine = _load(image)
         assert np.allclose(affine[:3, [0, 1, 3]], affine_of(orientation)[:3, [0, 1, 3]], atol=1e-4)
-        for postfix in case.OUTPUTS:
+        for postfix, output in case.OUTPUTS.items():
+            if output == "boxes":
+                _boxes_lie_in(predicted / f"{orientation}_{postfix}.mrk.json", array.shape, affine)
+                continue
             result = nibabel.load(predicted / f"{orientation}_{postfix}.nii.gz")
             assert result.shape == array.shape, f"{orientation} {postfix}"
             assert np.allclose(result.affine, affine, atol=1e-4), f"{orientation} {postfix} lost its geometry"
@@ -49,11 +53,13 @@ def test_every_format_and_orientation(bundle, kind, spatial_dims, tmp_path):
             write_image(tmp_path / "export" / place, np.rint(discs(case.SHAPES[spatial_dims], 9)[0]), kind)
         options = network + case.inference(spatial_dims)
         exported = _predict(bundle, tmp_path / "export", tmp_path / "exported", options)
-        for postfix in case.OUTPUTS:
-            assert len(list(exported.rglob(f"*_{postfix}.nii.gz"))) == 3, "series of two patients ended in one file"
+        for postfix, output in case.OUTPUTS.items():
+            end = "mrk.json" if output == "boxes" else "nii.gz"
+            assert len(list(exported.rglob(f"*_{postfix}.{end}"))) == 3, "series of two patients ended in one file"
         _new_images(tmp_path / "twins", "nifti", case.SHAPES[spatial_dims])
         _same_as_from_nifti(
             case,
+            images,
             predicted,
             _predict(bundle, tmp_path / "twins", tmp_path / "from_nifti", network + case.inference(spatial_dims)),
             _predict(bundle, tmp_path / "new", tmp_path / "dicom", network + case.inference(spatial_dims, "dicom")),
@@ -85,11 +91,15 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array, np.asarray(meta["affine"])
 
 
-def _same_as_from_nifti(case, predicted: Path, from_nifti: Path, dicom: Path) -> None:
+def _same_as_from_nifti(case, images: dict[str, Path], predicted: Path, from_nifti: Path, dicom: Path) -> None:
     """The same picture gives the same answer, whatever file it came from and whatever file the answer is."""
     for orientation in ORIENTATIONS:
         for postfix, kind in case.OUTPUTS.items():
             name = f"{orientation}_{postfix}"
+            if kind == "boxes":
+                _same_boxes([folder / f"{name}.mrk.json" for folder in (predicted, from_nifti, dicom)])
+                _report_of(dicom / f"{name}.dcm", images[orientation], load_detections(predicted / f"{name}.mrk.json"))
+                continue
             first, second = (nibabel.load(folder / f"{name}.nii.gz").get_fdata() for folder in (predicted, from_nifti))
             assert np.array_equal(first, second), name
             folder = dicom / name
@@ -100,3 +110,34 @@ def _same_as_from_nifti(case, predicted: Path, from_nifti: Path, dicom: Path) ->
                 assert np.array_equal(array, first), name
             else:
                 assert np.abs(array - first).max() <= 0.5 + 1e-3, name  # one stored step is 1 HU
+
+
+def _boxes_lie_in(file: Path, shape: tuple[int, ...], affine: np.ndarray) -> None:
+    """Boxes of an image, in its voxels and in mm; the corners in mm go back through the affine of the image itself."""
+    found = load_detections(file)
+    assert np.allclose(found["affine"], affine, atol=1e-4), f"{file.name} lost its geometry"
+    axes = found["boxes"].shape[1] // 2
+    assert len(found["boxes"]) > 1 and axes == (3 if len(shape) == 3 and shape[2] > 1 else 2), file.name
+    for box, entry in zip(found["boxes"], json.loads(file.read_text())["labelfx"]["detections"], strict=True):
+        ras = np.array(entry["corners_lps"]) * [-1, -1, 1]
+        voxels = np.linalg.solve(affine[:3, :3], (ras - affine[:3, 3]).T).T[:, :axes] + 0.5
+        assert (voxels > -1e-3).all() and (voxels < np.array(shape[:axes]) + 1e-3).all(), f"{file.name}: {box}"
+        assert np.allclose([*voxels.min(axis=0), *voxels.max(axis=0)], box, atol=1e-3), f"{file.name}: {box}"
+
+
+def _same_boxes(files: list[Path]) -> None:
+    first, *others = (load_detections(file) for file in files)
+    for file, other in zip(files[1:], others, strict=True):
+        assert np.array_equal(first["labels"], other["labels"]), file
+        assert np.allclose(first["boxes"], other["boxes"], atol=1e-3), file
+        assert np.allclose(first["scores"], other["scores"], atol=1e-4), file
+
+
+def _report_of(file: Path, image: Path, expected: dict) -> None:
+    """A DICOM structured report of the image holds the same boxes."""
+    meta = AutoReader().get_data(AutoReader().read(image))[1]
+    found = load_detection_report(file, meta=meta)
+    order = [np.argsort(-one["scores"], kind="stable") for one in (found, expected)]
+    for key, tolerance in {"boxes": 1e-2, "labels": 0, "scores": 1e-4}.items():
+        first, second = (one[key][rows] for one, rows in zip((found, expected), order, strict=True))
+        assert np.allclose(first, second, atol=tolerance), f"{file.name}: {key}"

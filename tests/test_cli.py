@@ -30,7 +30,7 @@ def test_every_command_is_described(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert len(COMMANDS) == 9 and all(f"\n    {name} " in text for name in COMMANDS)
+    assert len(COMMANDS) == 10 and all(f"\n    {name} " in text for name in COMMANDS)
 
 
 def test_version(capsys):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,11 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError("compare sets the seed of each run itself: use --seeds instead of --seed")
     out = args.out or Path("runs") / "compare" / stem(bundle)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    plans = {name: comparison_plan(bundle, names, name, args.preset, {}) for name in ("train", "evaluate")}
+    _check_overrides(overrides, plans.values())
     for seed in seeds:
-        for workflow in ("train", "evaluate"):
-            plan = comparison_plan(bundle, names, workflow, args.preset, {**overrides, "seed": seed})
+        for plan in plans.values():
+            plan["overrides"] = {**overrides, "seed": seed}
             folders = run_plan(bundle, plan, out / f"seed_{seed}", progress=not args.no_progress)
         for step, name in plan["table"]["rows"].items():
             found[name].append(read_metrics(folders[step]))
@@ -69,6 +71,16 @@ def main(args: argparse.Namespace) -> int:
     text = save_table(out, ["run", *columns.values()], rows, f"{count} {note}".strip())
     print(f"\n{text}\n\n{count} {note}\noutput is in {out}")
     return 0
+
+
+def _check_overrides(overrides: Mapping[str, Any], plans: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse an identifier that neither training nor evaluation has; each takes those that it has."""
+    from monai_labelfx.commands.workflow import merge_configs
+
+    known = {key for plan in plans for step in plan["steps"] for key in merge_configs(step["config"])}
+    for name in overrides:
+        if name.replace("::", "#").split("#")[0] not in known:
+            raise ValueError(f"no configuration has the identifier {name!r}")
 
 
 def summary(values: Sequence[float | None], bounds: Sequence[tuple[float, float]] = ()) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from monai_labelfx.commands.bundle_folder import find_bundle, stem
 
-PREDICTIONS = (".nii", ".nii.gz", ".tif", ".tiff", ".dcm", ".npz")
+PREDICTIONS = (".nii", ".nii.gz", ".tif", ".tiff", ".dcm", ".npz", ".mrk.json")
 NOT_PREDICTIONS = {"data", "models"}
 """Sub-folders whose files are input or weights."""
 

@@ -73,7 +73,7 @@ def blobs(
             f"blobs need a share second_object, noise of at least 0 and three counts, got {second_object}, {noise} "
             f"and {tuple(counts)}"
         )
-    folder = Path(destination)
+    folder = Path(destination).absolute()
     splits: dict[str, list[dict[str, str]]] = {}
     for number, (split, count) in enumerate(zip(_SPLITS, counts, strict=True)):
         splits[split] = []
@@ -123,7 +123,7 @@ def brain_slices(destination: str | Path, *, spatial_dims: int = 2) -> Path:
     corner = (16, 0, 3)
     affine = _moved(volume.affine, corner)
     image, label = (array[16:112, :, 3:] for array in (whole, _brain(whole)))
-    folder = Path(destination)
+    folder = Path(destination).absolute()
     near, far = slice(0, 48), slice(48, 96)
     splits: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
     if spatial_dims == 2:
@@ -204,7 +204,7 @@ def mr_volumes(
     if not (source or base) or not root.is_dir():
         raise FileNotFoundError(f"no folder {collection} of samples: set LABELFX_DATA, or pass source")
     images = sorted(root.glob(pattern))
-    folder = Path(destination)
+    folder = Path(destination).absolute()
     splits: dict[str, list[dict[str, str]]] = {}
     for split, index in _draw(len(images), counts or default_counts, seed, test_seed, str(root)):
         path = images[index]

@@ -52,6 +52,8 @@ def load_coco(path: str | os.PathLike, *, image_root: str | os.PathLike | None =
         image_root: folder that the ``file_name`` of images is relative to. Default ``None``: that of the JSON file.
 
     Returns:
+        :py:class:`CocoItems` of
+
         - ``items``: one for each image, in the order of the file: ``image`` (path), ``box`` (list of 4 numbers),
           ``box_label`` (list of classes), ``image_id`` (that of the file) and, where the image has a field "subject",
           "patient" or "patient_id", ``subject``. An image without annotation has empty lists.

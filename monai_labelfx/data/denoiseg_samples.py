@@ -52,7 +52,7 @@ def brain_mr(destination: str | Path, *, sigma: float = 60.0, labelled: int = 1,
     label = _dark_tissue(clean)
     noisy = clean + np.random.default_rng(seed).normal(0, sigma, clean.shape).astype(np.float32)
 
-    destination = Path(destination)
+    destination = Path(destination).absolute()
     blocks = [(slice(0, 34), slice(y, y + 32), slice(z, z + 9)) for y, z in product((0, 32, 64), (0, 9))]
     regions = {
         "validation": [blocks[4]],
@@ -141,7 +141,7 @@ def nuclei(
     if not (source or os.environ.get("LABELFX_DATA")) or not root.is_dir():
         raise FileNotFoundError(f"no folder {collection} of samples: set LABELFX_DATA, or pass source")
     pictures = _planes(root, counts, seed, test_seed) if collection == "nuclei2d" else _blocks(root)
-    destination = Path(destination)
+    destination = Path(destination).absolute()
     splits: dict[str, list[dict]] = {"training": [], "validation": [], "test": []}
     for split, name, clean, label, spacing in pictures:
         generator = np.random.default_rng([test_seed, *name.encode()])

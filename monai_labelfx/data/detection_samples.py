@@ -88,7 +88,7 @@ def solids_and_shells(
             "expected a share empty of 0 to 1, background and noise of at least 0 and three counts, got "
             f"{empty}, {background}, {noise} and {tuple(counts)}"
         )
-    folder = Path(destination)
+    folder = Path(destination).absolute()
     splits: dict[str, list[dict[str, Any]]] = {}
     for number, (split, count) in enumerate(zip(_SPLITS, counts, strict=True)):
         for index in range(count):

@@ -41,7 +41,7 @@ class FCOSHead(nn.Module):
         levels: int | None,
         *,
         depth: int,
-        norm: str,
+        norm: Any,
         prior: float,
         centerness_on: str,
         first_distance: float,

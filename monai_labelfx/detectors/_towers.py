@@ -12,6 +12,7 @@ from monai.networks.layers import Conv
 from torch import nn
 
 from monai_labelfx.detectors._network import flatten_places
+from monai_labelfx.networks._norms import make_norm
 
 NORMS = ("none", "group")
 
@@ -23,20 +24,22 @@ class Tower(nn.Module):
         spatial_dims: of the maps.
         channels: of the maps and within the tower.
         depth: number of convolutions, each with ReLU.
-        norm: ``"none"``, or ``"group"`` for group normalisation (32 groups, fewer where channels do not divide).
+        norm: ``"none"``, ``"group"`` for group normalisation (32 groups, or fewer of 8 channels or more), or the pair
+            of ``"group"`` and its arguments.
         outputs: name -> channels of each output convolution, which becomes an attribute of that name.
     """
 
-    def __init__(self, spatial_dims: int, channels: int, depth: int, norm: str, outputs: dict[str, int]) -> None:
+    def __init__(self, spatial_dims: int, channels: int, depth: int, norm: Any, outputs: dict[str, int]) -> None:
         super().__init__()
-        if norm not in NORMS:
+        name = norm if isinstance(norm, str) else norm[0]
+        if name not in NORMS:
             raise ValueError(f"head_norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}")
         convolution = Conv[Conv.CONV, spatial_dims]
         blocks = []
         for _ in range(depth):
             layers: list[nn.Module] = [convolution(channels, channels, 3, padding=1)]
-            if norm == "group":
-                layers.append(nn.GroupNorm(math.gcd(32, channels), channels))
+            if name == "group":
+                layers.append(make_norm(norm, spatial_dims, channels))
             blocks.append(nn.Sequential(*layers, nn.ReLU(inplace=True)))
         self.conv = nn.Sequential(*blocks)
         for name, count in outputs.items():
@@ -51,7 +54,7 @@ class RetinaNetHead(nn.Module):
     """Class logits and box numbers of all anchors as one tensor (B, classes + 2 \\* spatial_dims, places)."""
 
     def __init__(
-        self, spatial_dims: int, channels: int, classes: int, anchors: int, *, depth: int, norm: str, prior: float
+        self, spatial_dims: int, channels: int, classes: int, anchors: int, *, depth: int, norm: Any, prior: float
     ) -> None:
         super().__init__()
         self.channels = (classes, 2 * spatial_dims)

@@ -63,7 +63,8 @@ class FCOS(DenseDetector):
         first_level: finest level of the pyramid, 2 to 5, of stride 4 to 32. Default 3 (paper); 2 for small objects.
         extra_levels: coarser levels behind P5, made from it. Default 2, P6 and P7 (paper).
         head_depth: convolutions of each tower. Default 4 (paper).
-        head_norm: ``"none"`` or ``"group"``. Default ``"group"`` (paper).
+        head_norm: ``"none"``, ``"group"`` (32 groups, or fewer of 8 channels or more), or the pair of ``"group"`` and
+            its arguments. Default ``"group"`` (paper).
         point_offset: where in its cell a place is. Default 0.5, the middle (paper); torchvision has 0.
         center_sampling: radius in strides. Default 1.5; ``None`` for all places in the box (first paper).
         reach: farthest side, in strides of its level, that a place answers for. Default 8 (paper).
@@ -119,6 +120,7 @@ class FCOS(DenseDetector):
         "detections_per_image": 100,
     }
     torchvision_settings: Mapping[str, Any] = {
+        "head_norm": ("group", {"num_groups": 32}),
         "point_offset": 0.0,
         "weight_box_loss": False,
         "level_scales": False,
@@ -138,7 +140,7 @@ class FCOS(DenseDetector):
         first_level: int = 3,
         extra_levels: int = 2,
         head_depth: int = 4,
-        head_norm: str = "group",
+        head_norm: Any = "group",
         point_offset: float = 0.5,
         center_sampling: float | None = 1.5,
         reach: float = 8.0,

@@ -90,7 +90,7 @@ class RetinaNetFPN(AnchorDetector):
         extra_levels: int = 2,
         extra_from: str = "C5",
         head_depth: int = 4,
-        head_norm: str = "none",
+        head_norm: Any = "none",
         anchor_sizes: Sequence[Sequence[Any]] | None = None,
         anchor_scales: Sequence[float] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
         anchor_ratios: Sequence[float] = (2.0,),

@@ -34,7 +34,7 @@ class SSD512(AnchorDetector):
     and the best default box of each box are positive, all others background. With P positives, and N negatives of the
     highest loss,
 
-    .. math:: L_{cls} = \frac{1}{P} \Big(\sum_{pos} CE + w \sum_{neg} CE\Big), \quad L_{box} = \frac{1}{P} \sum_{pos}
+    .. math:: L_{cls} = \frac{1}{P} \left(\sum_{pos} CE + w \sum_{neg} CE\right), \quad L_{box} = \frac{1}{P} \sum_{pos}
         \text{smooth}_{L1}(t - \hat t), \quad w = \min(1, \rho P / N)
 
     with the softmax cross-entropy over the classes and the background, the ratio :math:`\rho` of negatives to

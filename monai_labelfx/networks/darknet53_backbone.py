@@ -18,8 +18,9 @@ _SLOPE = 0.1  # of the leaky ReLU below zero, in the authors' code
 
 
 class Darknet53Backbone(Backbone):
-    r"""Darknet-53 [1]_ without its classifier: the maps of the last three stages, of strides 8, 16 and 32.
+    r"""Darknet-53 without its classifier: the maps of the last three stages, of strides 8, 16 and 32.
 
+    After [1]_.
     A convolution of 3, then five stages of 1, 2, 8, 8 and 4 residual blocks, each stage led by a convolution of 3 and
     stride 2 that doubles the channels. A block narrows to half the channels by a convolution of 1, comes back by one of
     3, and adds its input. Every convolution is followed by a norm and a leaky ReLU of slope 0.1, the block's sum by

@@ -17,8 +17,9 @@ _FIRST_CONV = 6  # extra convolutions are p6, p7, ... as if the last map were C5
 
 
 class FeaturePyramid(torch.nn.Module):
-    r"""Feature pyramid network [1]_: lateral convolutions of 1, nearest upsampling and addition, convolutions of 3.
+    r"""Feature pyramid network: lateral convolutions of 1, nearest upsampling and addition, convolutions of 3.
 
+    After [1]_.
     With maps C_l from fine to coarse, ``M_last = inner(C_last)``, ``M_l = inner(C_l) + upsample(M_l+1)`` and
     ``P_l = layer(M_l)``. To leave out the finest maps, pass the list without them. Coarser levels follow by ``extra``:
 

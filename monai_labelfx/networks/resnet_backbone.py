@@ -29,8 +29,9 @@ _Norm = Callable[[int], torch.nn.Module]
 
 
 class ResNetBackbone(Backbone):
-    r"""Residual network [1]_, also with grouped convolutions (ResNeXt [2]_), that returns the maps C2, C3, C4 and C5.
+    r"""Residual network, also with grouped convolutions (ResNeXt), that returns the maps C2, C3, C4 and C5.
 
+    After [1]_ and, for ResNeXt, [2]_.
     The stem is a convolution of 7 and max pooling of 3, each of stride 2; four stages follow, of strides 1, 2, 2 and 2.
     Depths 18 and 34 have basic blocks (3, 3), the deeper ones bottlenecks (1, 3, 1) whose stride is in the middle; the
     inner width of a bottleneck is ``floor(planes width_per_group / 64) groups``, where ``planes`` is ``features`` times

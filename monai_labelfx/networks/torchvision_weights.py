@@ -46,8 +46,8 @@ def load_torchvision_weights(
         prefix_map: from the beginning of names in ``state_dict`` to that of names in ``module``, as in
             ``{"backbone.body.": "backbone.", "backbone.fpn.": "pyramid."}``; the longest that fits is used, and other
             names are left out. By default names are taken as they are, or without the ``backbone.body.``,
-            ``backbone.fpn.`` or ``backbone.`` of a detector; a network of RetinaNetFPN or FCOS takes a whole detector, or
-            with ``strict=False`` a classifier for its backbone.
+            ``backbone.fpn.`` or ``backbone.`` of a detector; a network of RetinaNetFPN or FCOS takes a whole detector,
+            or with ``strict=False`` a classifier for its backbone.
         strict: refuse names that are missing, left over or of another shape; otherwise copy what fits.
         depth_axis: which spatial axis is new when a volume's network takes an image's weights: the last.
         depth: ``"mean"`` or ``"centre"``, see :py:func:`inflate_weights`.

@@ -19,8 +19,9 @@ _HEAD_WIDTH = 16  # channels of fc6 and fc7 in units of ``features``
 
 
 class VGG16Backbone(Backbone):
-    r"""VGG-16 [1]_ in the form of SSD [2]_: the maps of conv4_3 (stride 8) and fc7 (stride 16), after their ReLU.
+    r"""VGG-16 in the form of SSD: the maps of conv4_3 (stride 8) and fc7 (stride 16), after their ReLU.
 
+    After [1]_ and, for its last layers, [2]_.
     Thirteen convolutions of 3 in five blocks with max pooling of 2 between them, rounded up, so that every voxel is
     seen. The fifth pooling is of window 3 and stride 1; fc6 is a convolution of 3 with dilation 6, which spans what the
     fully connected layer saw on a grid half as fine, and fc7 a convolution of 1.

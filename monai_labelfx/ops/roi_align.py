@@ -32,7 +32,7 @@ def roi_align(
 
     .. math:: W_{o p} = \frac{1}{S} \sum_s [-1 \le x_s \le n] \max(0, 1 - |\min(\max(x_s, 0), n - 1) - p|)
 
-    and the result is :math:`\sum_{p_1 \dots p_D} W_{o_1 p_1} \dots W_{o_D p_D} F_{p_1 \dots p_D}`. The axes are summed
+    and the result is :math:`\sum_{p_1 \cdots p_D} W_{o_1 p_1} \cdots W_{o_D p_D} F_{p_1 \cdots p_D}`. Axes are summed
     over one after the other, and only over voxels with a weight, so that the work grows with the boxes and not with
     the map. It is a linear map, and its gradient is the transposed one: both add up the rows of a table in a fixed
     order, so that the gradient is the same in every run, also on a GPU.

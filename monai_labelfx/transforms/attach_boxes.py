@@ -41,8 +41,8 @@ class AttachBoxesd(MapTransform):
 
     - ``keys`` ("box"): a list or array, which may be empty: low corner, then high corner, half open.
     - else, with ``mask_key``, the label map of the item under that key: the tight boxes of its objects.
-    - else none: an item without boxes gets (0, 2 * spatial_dims). That nobody has looked at an image and that it is
-      empty are not the same, though: keep such items in a split of their own.
+    - else an error: nobody has looked at this image, which is not the same as an image without objects. That one has
+      an empty list.
 
     Args:
         keys: the key of the boxes. Default "box".
@@ -57,10 +57,12 @@ class AttachBoxesd(MapTransform):
             item has no such list.
         min_size: smallest object of a label map of ``"classes"`` or ``"masks"`` that gets a box, in voxels. Default 0.
         num_classes: classes that exist. Default ``None``, any number.
+        allow_missing_boxes: leave an item without boxes and label map as it is instead of raising; transforms behind
+            this one then need ``allow_missing_keys``. Default ``False``.
         allow_missing_keys: leave an item without image as it is instead of raising ``KeyError``.
 
     Raises:
-        KeyError: in the call, when the item has no image, or boxes and no labels.
+        KeyError: in the call, when the item has no image, no boxes, or boxes and no labels.
         ValueError: for an unknown ``mode``; in the call, for boxes of another shape, labels of another number, no whole
             numbers, or outside 0 to num_classes - 1, a label map on another grid, or an image that has been moved since
             it was loaded (its boxes count the voxels of the file).
@@ -85,6 +87,7 @@ class AttachBoxesd(MapTransform):
         mask_kind: str = "instances",
         min_size: int = 0,
         num_classes: int | None = None,
+        allow_missing_boxes: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -100,6 +103,7 @@ class AttachBoxesd(MapTransform):
         self.mask_kind = mask_kind
         self.tight = LabelsToTightBoxes(mask_kind, min_size=0 if mask_kind == "instances" else min_size)
         self.num_classes = num_classes
+        self.allow_missing_boxes = allow_missing_boxes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
@@ -113,8 +117,13 @@ class AttachBoxesd(MapTransform):
             rows, labels = self._rows(given, image), item.get(self.label_key)
         elif self.mask_key is not None and item.get(self.mask_key) is not None:
             rows, labels = self._from_mask(item[self.mask_key], item.get(self.label_key), image)
+        elif self.allow_missing_boxes:
+            return item
         else:
-            rows, labels = torch.zeros(0, 2 * (image.ndim - 1), dtype=torch.float64), None
+            sources = repr(key) if self.mask_key is None else f"{key!r} or label map {self.mask_key!r}"
+            raise KeyError(
+                f"{_name(image)} has no {sources}: nobody has looked at it; an image without objects has an empty list"
+            )
         classes = self._classes(labels, len(rows), image)
         rows, kept = self._usable(rows, image)
         item[key] = _on_grid(rows.float(), image)

@@ -48,7 +48,12 @@ def test_a_metric_that_some_runs_lack():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"), [(["--seed", "1"], "use --seeds"), (["--rivals", "nobody"], "has no rival 'nobody'")]
+    ("arguments", "reason"),
+    [
+        (["--seed", "1"], "use --seeds"),
+        (["--epoch", "3"], "no configuration has the identifier 'epoch'"),
+        (["--rivals", "nobody"], "has no rival 'nobody'"),
+    ],
 )
 def test_what_cannot_be_compared_is_one_sentence(bundle, data, capsys, arguments, reason):
     assert main(["compare", str(bundle), "--dataset_dir", str(data), *arguments]) == 1

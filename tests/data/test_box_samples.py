@@ -177,3 +177,11 @@ def test_real_volumes_and_slices(tmp_path, sample_data, collection):
         assert check_datalist(datalist, allowed_labels=[1])["faults"] == []
         shares = [share for item in load_datalist(datalist)["training"] for share in fill(arrays(item)[1])]
         assert np.mean(shares) < 0.8
+
+
+def test_a_relative_destination_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    item = load_datalist(blobs("a/b", counts=(1, 0, 0), size=32))["training"][0]
+    assert all(
+        Path(item[key]).is_file() and Path(item[key]).is_relative_to(tmp_path / "a") for key in ("image", "label")
+    )

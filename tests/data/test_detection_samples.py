@@ -113,3 +113,10 @@ def test_bad_arguments(tmp_path):
         with pytest.raises(ValueError, match=match):
             solids_and_shells(tmp_path / "out", **keywords)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_relative_destination_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    item = load_datalist(solids_and_shells("a/b", counts=(1, 0, 0), size=64))["training"][0]
+    image = Path(item["image"])
+    assert image == tmp_path / "a" / "b" / "image" / "training_000.nii.gz" and image.is_file()

@@ -250,7 +250,7 @@ class TestFCOS(DetectorTester):
 
     @pytest.mark.parametrize("settings", [FCOS.plain_settings, FCOS.torchvision_settings])
     def test_named_settings(self, dims, settings):
-        detector = self.make(dims, **settings)
+        detector = self.make(dims, **{"pyramid_channels": 32, **settings})
         losses = detector(self.images(dims), [self.target(dims), nothing(dims)])
         sum(losses.values()).backward()
         assert all(p.grad is not None for p in detector.parameters()) and losses["box_regression"] > 0

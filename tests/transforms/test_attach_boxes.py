@@ -46,7 +46,7 @@ def test_lists_become_tensors_and_the_item_stays(ndim, kind):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_no_boxes_in_every_way(ndim):
-    for item in ({}, {"box": [], "box_label": []}, {"box": None}, {"box": np.zeros((0, 2 * ndim)), "box_label": None}):
+    for item in ({"box": [], "box_label": []}, {"box": []}, {"box": np.zeros((0, 2 * ndim)), "box_label": None}):
         out = AttachBoxesd()({"image": image_of(ndim), **item})
         assert out["box"].shape == (0, 2 * ndim) and out["box_label"].shape == (0,)
         assert out["box_label"].dtype == torch.int64 and isinstance(out["box"], MetaTensor)
@@ -155,3 +155,12 @@ def test_bad_input():
     with pytest.raises(KeyError, match="no 'image'"):
         AttachBoxesd()(one)
     assert AttachBoxesd(allow_missing_keys=True)(one) == one
+
+
+@pytest.mark.parametrize("item", [{}, {"box": None}, {"box_label": [0]}])
+def test_an_image_that_nobody_looked_at_is_not_empty(item):
+    image = MetaTensor(torch.zeros(1, 8, 8), meta={"filename_or_obj": "/somewhere/film.png"})
+    with pytest.raises(KeyError, match=r"film.png' has no 'box' or label map 'label': nobody has looked at it"):
+        AttachBoxesd(mask_key="label")({"image": image, **item})
+    left = AttachBoxesd(allow_missing_boxes=True)({"image": image, **item})
+    assert left.keys() == {"image", *item}

@@ -71,7 +71,7 @@ def prepare(
         Traceback (most recent call last):
         FileNotFoundError: source 'nowhere' does not exist
     """
-    place, target = Path(source), Path(destination)
+    place, target = Path(source), Path(destination).absolute()
     check_destination(target)
     if not place.exists():
         raise FileNotFoundError(f"source {str(place)!r} does not exist")

@@ -73,7 +73,7 @@ def prepare(
         >>> [sorted(item) for item in splits["training"]].count(["image", "label"])
         1
     """
-    folder, target = Path(source), Path(destination)
+    folder, target = Path(source), Path(destination).absolute()
     check_destination(target)
     if not folder.exists():
         raise FileNotFoundError(f"source {str(folder)!r} does not exist")

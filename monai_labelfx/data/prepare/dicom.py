@@ -56,7 +56,7 @@ def prepare(
         Traceback (most recent call last):
         FileNotFoundError: source 'nowhere' does not exist
     """
-    folder, target = Path(source), Path(destination)
+    folder, target = Path(source), Path(destination).absolute()
     check_destination(target)
     if not folder.exists():
         raise FileNotFoundError(f"source {str(folder)!r} does not exist")

@@ -70,7 +70,7 @@ def prepare(
         >>> {split: len(items) for split, items in splits.items()}
         {'training': 1, 'validation': 1, 'test': 1}
     """
-    folder, target = Path(source), Path(destination)
+    folder, target = Path(source), Path(destination).absolute()
     check_destination(target)
     folder = folder / "stage1_train" if (folder / "stage1_train").is_dir() else folder
     if not folder.is_dir():
