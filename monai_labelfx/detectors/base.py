@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from monai_labelfx.detectors.window_inferer import WindowDetectionInferer
 Detections = dict[str, torch.Tensor]
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """Base of all detectors: checks what comes in, and calls what a paper defines.
 
     ``detector(images, targets)`` returns a dictionary of scalar losses in training mode, and ``detector(images)`` in
@@ -124,17 +125,17 @@ class Detector(nn.Module):
                 losses[self.gate_key] = binary_cross_entropy_with_logits(gate, checked.valid.any(dim=1).to(gate.dtype))
         return losses
 
+    @abstractmethod
     def compute_losses(
         self, raw: torch.Tensor, image_size: tuple[int, ...], targets: Targets
     ) -> dict[str, torch.Tensor]:
         """The losses of a batch, from what the network returned."""
-        raise NotImplementedError
 
+    @abstractmethod
     def detect(
         self, raw: torch.Tensor, image_size: tuple[int, ...], sizes: Sequence[tuple[int, ...]]
     ) -> list[Detections]:
         """Boxes, labels and scores of each image, from what the network returned for a batch of ``image_size``."""
-        raise NotImplementedError
 
     def _evaluated(self, images: torch.Tensor, sizes: Sequence[tuple[int, ...]]) -> list[Detections]:
         raw = self.network(images)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,27 +32,27 @@ class DenseDetector(Detector):
     """
 
     # --- what a paper defines --------------------------------------------------------------------------------------
+    @abstractmethod
     def places(self, image_size: tuple[int, ...], device: torch.device) -> list[torch.Tensor]:
         """For each level its anchors (A, 2 \\* spatial_dims) or points (A, spatial_dims), float32."""
-        raise NotImplementedError
 
+    @abstractmethod
     def assign(self, places: list[torch.Tensor], targets: Targets) -> torch.Tensor:
         """(B, A) int64: the object of each place; -1 negative, -2 ignored."""
-        raise NotImplementedError
 
+    @abstractmethod
     def place_losses(
         self, raw: torch.Tensor, places: list[torch.Tensor], matches: torch.Tensor, targets: Targets
     ) -> dict[str, torch.Tensor]:
         """Losses from raw (B, channels, A) and matches (B, A)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, raw: torch.Tensor) -> torch.Tensor:
         """Raw (..., channels, A) -> scores (..., classes, A) between 0 and 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, raw: torch.Tensor, places: torch.Tensor, level: int) -> torch.Tensor:
         """Raw (channels, A) of places of one level -> boxes (A, 2 \\* spatial_dims) in voxels."""
-        raise NotImplementedError
 
     # --- what they share -------------------------------------------------------------------------------------------
     def compute_losses(
