@@ -116,11 +116,10 @@ def _layout(
 
     They are those of ``configs/comparison.yaml`` where a bundle has one; else every metric that any run has.
     """
-    from monai.bundle import ConfigParser
+    from monai_labelfx.commands.run import comparison_layout
 
-    file = bundle / "configs" / "comparison.yaml"
-    if file.is_file():
-        content: dict[str, Any] = ConfigParser.load_config_file(file)
+    content = comparison_layout(bundle)
+    if content:
         return dict(content["columns"]), dict(content.get("rows", {})), " ".join(content.get("note", "").split())
     keys = dict.fromkeys(key for runs in found.values() for run in runs for key in run)
     return {key: key for key in keys if not key.endswith(("_low", "_high"))}, {}, ""

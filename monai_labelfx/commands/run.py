@@ -110,7 +110,16 @@ def comparison_plan(
             files = config_files(bundle, workflow, presets, overlays)
             steps.append({"name": name, "workflow": workflow, "config": files, "overrides": dict(overrides)})
         labels[steps[-1]["name"]] = name
-    return {"steps": steps, "table": {"rows": labels}}
+    columns = comparison_layout(bundle).get("columns", ()) if workflow == "evaluate" else ()
+    return {"steps": steps, "table": {"rows": labels, "columns": columns}}
+
+
+def comparison_layout(bundle: Path) -> dict[str, Any]:
+    """What ``configs/comparison.yaml`` says of tables: ``columns``, ``rows`` and ``note``; empty without the file."""
+    from monai.bundle import ConfigParser
+
+    file = bundle / "configs" / "comparison.yaml"
+    return ConfigParser.load_config_file(file) if file.is_file() else {}
 
 
 def sweep_plan(

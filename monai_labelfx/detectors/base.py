@@ -88,7 +88,8 @@ class Detector(nn.Module, ABC):
                 their high ends.
             targets: one mapping for each image with ``boxes`` (N, 2 \\* spatial_dims) in voxels, half open, ``labels``
                 (N,) in 0 to num_classes - 1 and, for detectors of masks, ``masks`` (N, \\*spatial); N may be 0. Needed
-                in training, not looked at in evaluation. Never edited.
+                in training, not looked at in evaluation. Never edited. Boxes are cut at the image; those that cover
+                nothing of it are dropped with one warning for each image.
             use_inferer: evaluate in windows, as :py:meth:`set_sliding_window_inferer` has set.
 
         Raises:

@@ -39,6 +39,7 @@ def test_the_bundle_chooses_columns_and_intervals_follow(bundle, data, tmp_path,
     assert main(["compare", str(bundle), *arguments, "--no-progress"]) == 0
     assert _rows(out) == {"Toy": {"run": "Toy", "Accuracy": "0.500 [0.250, 0.750]"}}
     assert json.loads((out / "table.json").read_text())["note"] == "One seed, 0. Of a toy."
+    assert _rows(out / "seed_0") == {"toy": {"run": "toy", "Accuracy": 0.5}}, "the table of labelfx run evaluate"
 
 
 def test_a_metric_that_some_runs_lack():
