@@ -61,7 +61,7 @@ SETTINGS = {
         "image_size": None,
         "ssd_size": 48,
         "vgg": {"features": 8},
-        "darknet": {"features": 8, "stage_strides": [2, 1, 2, 2, 2]},  # objects of 10 voxels: strides 4, 8, 16
+        "darknet": {"features": 4, "stage_strides": [1, 2, 2, 2, 2]},  # objects of 10 voxels: strides 4, 8, 16
         "max_epochs": 20,
         "batch_size": 2,
     },
