@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ from monai_labelfx.networks._any_size import check_counts
 _CONV = torch.nn.modules.conv._ConvNd
 
 
-class Backbone(torch.nn.Module):
+class Backbone(torch.nn.Module, ABC):
     """Base of networks that turn an image into a list of maps, finest first.
 
     A backbone sets ``out_channels`` and ``strides`` and defines ``maps`` and ``parts``.
@@ -57,13 +58,13 @@ class Backbone(torch.nn.Module):
             )
         return self.maps(x.as_tensor() if isinstance(x, MetaTensor) else x)
 
+    @abstractmethod
     def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Map a plain tensor of the right shape to the list of maps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self) -> list[list[torch.nn.Module]]:
         """The layers in the order they run: those of the stem, then those of each stage."""
-        raise NotImplementedError
 
     def freeze(self, stages: int) -> None:
         """Take the stem (0), or the stem and the first ``stages`` stages, out of training; -1 takes nothing out.
