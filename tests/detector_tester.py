@@ -315,6 +315,10 @@ class DetectorTester:
             type(detector)(dims, 1, 0)
 
     # --- cost ------------------------------------------------------------------------------------------------------
+    def run_whole(self, detector, images) -> None:
+        """Everything of the network that a step of training runs, on "meta"; heads for chosen places are added here."""
+        detector.network(images)
+
     def test_the_memory_of_the_3d_defaults_is_bounded(self):
         """Parameters, gradients, Adam's moments and all that the backward pass of a 96^3 patch keeps."""
         with torch.device("meta"):
@@ -327,7 +331,7 @@ class DetectorTester:
                 return tensor
 
             with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-                detector.network(torch.empty(1, 1, 96, 96, 96))
+                self.run_whole(detector, torch.empty(1, 1, 96, 96, 96))
         parameters = sum(4 * p.numel() for p in detector.parameters())
         backward = sum(storage.nbytes() for storage in kept.values())
         assert backward > 2**24, "the maps of a patch are kept"

@@ -26,6 +26,7 @@ from monai_labelfx.data.dicom_sr_writer import save_detection_report
 from monai_labelfx.data.find_images import find_images
 from monai_labelfx.data.nifti_writer import NiftiWriter
 from monai_labelfx.data.output_layout import OutputLayout
+from monai_labelfx.data.polygon_masks import polygons_to_mask
 from monai_labelfx.data.quiet_monai import quiet_monai
 from monai_labelfx.data.safe_globals import allow_safe_globals
 from monai_labelfx.data.tiff_reader import TiffReader
@@ -62,6 +63,7 @@ __all__ = [
     "load_detections",
     "mr_volumes",
     "nuclei",
+    "polygons_to_mask",
     "quiet_monai",
     "save_coco_dataset",
     "save_coco_detections",

@@ -11,7 +11,7 @@ import torch
 
 from monai_labelfx.ops.components import component_boxes
 
-_SLACK = 1.0 + 1e-3  # voxels that a side may be off: resampling moves edges by as much
+SLACK = 1.0 + 1e-3  # voxels that a side may be off: resampling moves edges by as much
 
 
 def box_faults(boxes: Any, shape: Sequence[int]) -> list[str]:
@@ -74,16 +74,16 @@ def _misfit(box: np.ndarray, tight: np.ndarray, inside: np.ndarray) -> str | Non
     ndim = len(box) // 2
     outward = (box - tight) * np.repeat((-1, 1), ndim)  # how far each side lies outside that of the component
     best = int(np.abs(outward).max(1).argmin())
-    if np.abs(outward[best]).max() <= _SLACK:
+    if np.abs(outward[best]).max() <= SLACK:
         return None
-    number = int((outward >= -_SLACK).all(1).sum())
+    number = int((outward >= -SLACK).all(1).sum())
     if number > 1:
         return f"holds {number} components of the label value {{value}}, but should be the tight box of one"
     shared = np.minimum(box[ndim:], tight[:, ndim:]) - np.maximum(box[:ndim], tight[:, :ndim])
     overlap = shared.clip(0).prod(1)
     union = (box[ndim:] - box[:ndim]).prod() + (tight[:, ndim:] - tight[:, :ndim]).prod(1) - overlap
     best = int((overlap / union).argmax())
-    ways = [way for way, off in (("looser", outward[best]), ("tighter", -outward[best])) if off.max() > _SLACK]
+    ways = [way for way, off in (("looser", outward[best]), ("tighter", -outward[best])) if off.max() > SLACK]
     most = f"up to {np.abs(outward[best]).max():g} voxels {' and '.join(ways)}"
     return f"is {most} than the tight box {tight[best].tolist()} of its component"
 

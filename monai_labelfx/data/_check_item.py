@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing, is_no_channel, to_affine_nd
 
 from monai_labelfx.data._check_boxes import box_faults, box_warnings, class_faults
+from monai_labelfx.data._check_instances import instance_boxes, instance_faults, instance_misfits, is_full
 from monai_labelfx.data.auto_reader import AutoReader
 from monai_labelfx.transforms import PlaceOnGridd
 
@@ -37,7 +38,7 @@ class Findings:
 
 @dataclass
 class _Image:
-    array: np.ndarray
+    array: np.ndarray  # (*spatial) or (channels, *spatial)
     affine: np.ndarray
     shape: tuple[int, ...]  # spatial
     channels: int
@@ -64,7 +65,7 @@ def check_item(
             if other is not None and image is not None:
                 _compare(key, other, image, found)
             if other is not None and key == "label":
-                _check_label(other, allowed_labels, found)
+                _check_label(other, allowed_labels, found, instances="box_label" in item)
                 label = other if len(found.faults) == before else None
     _check_boxes(item, image, label, found)
     return found
@@ -89,8 +90,8 @@ def _open(item: Mapping[str, Any], key: str, found: Findings) -> _Image | None:
         return None
     channel = meta.get("original_channel_dim", math.nan)
     no_channel = is_no_channel(channel)
-    channels = 1 if no_channel else array.shape[int(channel)]
-    shape = array.shape if no_channel else tuple(np.delete(array.shape, int(channel)).tolist())
+    array = array if no_channel else np.moveaxis(array, int(channel), 0)
+    channels, shape = (1, array.shape) if no_channel else (array.shape[0], array.shape[1:])
     affine = to_affine_nd(3, np.asarray(meta.get("affine", np.eye(4)), dtype=np.float64))
     if not np.isfinite(affine).all() or not abs(np.linalg.det(affine / np.abs(affine).max())) > 0:
         found.faults.append(f"{key} has an unusable affine {affine.tolist()}")
@@ -135,8 +136,8 @@ def _compare(key: str, other: _Image, image: _Image, found: Findings) -> None:
         found.faults.append(f"{key} lies elsewhere than the image: affine {own}, but the image has {expected}")
 
 
-def _check_label(label: _Image, allowed: Collection[int] | None, found: Findings) -> None:
-    if label.channels != 1:
+def _check_label(label: _Image, allowed: Collection[int] | None, found: Findings, *, instances: bool) -> None:
+    if label.channels != 1 and not instances:
         found.faults.append(f"label has {label.channels} channels, expected one")
         return
     values = np.unique(label.array)
@@ -159,15 +160,30 @@ def _check_label(label: _Image, allowed: Collection[int] | None, found: Findings
 def _check_boxes(item: Mapping[str, Any], image: _Image | None, label: _Image | None, found: Findings) -> None:
     """Boxes and their classes, and what they say beside the label where all are usable."""
     classes, before = item.get("box_label"), len(found.faults)
-    if "box" not in item:
-        found.faults += [] if classes is None else ["box_label needs boxes, under the key box"]
+    if "box" not in item and classes is not None and "label" not in item:
+        found.faults.append("box_label needs boxes, under the key box, or a label in which each object has its number")
+    if "box" not in item and (classes is None or "label" not in item):
         return
-    if image is not None:
+    if "box" in item and image is not None:
         found.faults += box_faults(item["box"], image.shape)
     if classes is not None:
-        found.faults += class_faults(item["box"], classes)
-    if image is not None and label is not None and len(found.faults) == before:
-        found.warnings += box_warnings(item["box"], classes, label.array.reshape(label.shape))
+        found.faults += class_faults(item.get("box", classes), classes)
+    if image is None or label is None or len(found.faults) > before:
+        return
+    array = label.array.reshape(label.channels, *label.shape)
+    (tight, values), number = instance_boxes(array), len(classes or ())
+    if "box" not in item or label.channels > 1:  # the numbers of the label can only be objects
+        found.labels = len(tight)
+        found.faults += instance_faults(array, tight, number) or instance_misfits(tight, item.get("box", tight))
+        return
+    # they are classes or objects, whichever fits the boxes better; where each class has one box in their order it is
+    # the same, but for the parts of an object, which are told of classes
+    odd = box_warnings(item["box"], classes, array[0])
+    if odd and classes is not None and len(tight) == number and values != [int(one) + 1 for one in classes]:
+        odd = min(instance_misfits(tight, item["box"]), odd, key=len)
+    found.warnings += odd
+    if odd and is_full(array, tight, number):
+        found.faults += instance_faults(array, tight, number)
 
 
 def paths_of(item: Mapping[str, Any], keys: Collection[str]) -> list[tuple[str, str]]:

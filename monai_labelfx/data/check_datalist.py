@@ -56,6 +56,11 @@ def check_datalist(
     two splits. Warnings: empty labels, an image twice in one split, files outside the folder, boxes that are not the
     tight box of one component of the label (by more than a voxel), hold several, or none.
 
+    The numbers of a label are classes, or objects, whose classes "box_label" lists in rising order. They are objects
+    where the label has several channels or the item no boxes; then another number of them than of classes (as where the
+    type of the label cannot number them) and, of several channels, boxes that are off are faults. Of one channel with
+    boxes they are what fits the boxes better, and boxes that fit neither are warnings.
+
     Args:
         path: the JSON file, see :py:func:`load_datalist`.
         spatial_dims: expected number of spatial axes of the images; None accepts any.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes of pictures as COCO JSON: data sets, and detections as COCO's evaluation reads them."""
+"""Boxes and masks of pictures as COCO JSON: data sets, and detections as COCO's evaluation reads them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import numpy as np
 from monai.utils import convert_data_type
 
 from monai_labelfx._atomic import replacing
+from monai_labelfx.data._coco_masks import segmentations
 
 __all__ = ["save_coco_dataset", "save_coco_detections"]
+
+_MASK_KEYS = ("segmentation", "area")
 
 
 def save_coco_dataset(
@@ -32,18 +35,24 @@ def save_coco_dataset(
     Args:
         path: the JSON file to write; its folder is made.
         items: as :py:func:`load_coco` gives them, pictures with ``image``, ``box``, ``box_label`` and, if they have,
-            ``image_id`` (else 1, 2, ...) and ``subject``.
+            ``image_id`` (else 1, 2, ...) and ``subject``. Objects have masks where the item has ``segmentation``, run
+            lengths for each box, or ``masks``, (N, x, y) or a list of N crops, each beginning at the floor of the low
+            corner of its box; these are written as run lengths.
         class_names: the names of the classes 0 to C - 1.
-        shapes: size (x, y) of each image, for ``width`` and ``height``. Default ``None``: the file does not tell them.
+        shapes: size (x, y) of each image, for ``width`` and ``height``, needed by crops. Default ``None``: the file
+            does not tell them, and :py:func:`load_coco` cannot read its masks.
         category_ids: of the classes. Default ``None``: 1 to C.
         image_root: folder to which the ``file_name`` of images is relative. Default ``None``: that of the JSON file.
 
     Returns:
-        The path of the file. Annotation ids begin with 1, for COCO's evaluation takes 0 for "not matched".
+        The path of the file. Annotation ids begin with 1, for COCO's evaluation takes 0 for "not matched". ``area`` is
+        the number of pixels of the mask, or the area of the box where there is none.
 
     Raises:
         ValueError: boxes of other than 2 axes or without volume, labels beyond the classes or of another number than
-            the boxes, an image id twice, or ``shapes`` or ``category_ids`` of another number.
+            the boxes, masks of another number or of another size than the image, an image id twice, or ``shapes`` or
+            ``category_ids`` of another number.
+        TypeError: masks of floating point numbers.
 
     Example:
         >>> import tempfile
@@ -67,10 +76,12 @@ def save_coco_dataset(
             image |= dict(zip(("width", "height"), map(int, shapes[number]), strict=True))
         images.append(image | ({"patient": item["subject"]} if "subject" in item else {}))
         boxes, labels, _ = _checked(item.get("box", []), item.get("box_label", []), None, len(ids), image_id)
-        for corners, label in zip(boxes.tolist(), labels.tolist(), strict=True):
+        masks = segmentations(item, boxes, None if shapes is None else shapes[number], f"image {image_id!r}")
+        for row, (corners, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True)):
             x, y, width, height = _from_corners(corners)
             entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[label]}
-            annotations.append(entry | {"bbox": [x, y, width, height], "area": width * height, "iscrowd": 0})
+            entry |= {"bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}
+            annotations.append(entry | ({} if masks is None else dict(zip(_MASK_KEYS, masks[row], strict=True))))
     _check_unique([image["id"] for image in images])
     categories = [{"id": number, "name": name} for number, name in zip(ids, class_names, strict=True)]
     return _write(path, {"images": images, "annotations": annotations, "categories": categories})
@@ -82,23 +93,33 @@ def save_coco_detections(
     image_ids: Sequence[int | str],
     *,
     category_ids: Sequence[int] | None = None,
+    shapes: Sequence[Sequence[int]] | None = None,
 ) -> Path:
     """Write what a detector found in pictures as a COCO results file; it appears complete or not at all.
 
     Args:
         path: the JSON file to write; its folder is made.
         detections: for each image a mapping of ``boxes`` (N, 4) low corner, then high corner, in pixels of the file,
-            ``labels`` (N,) and ``scores`` (N,), tensors or arrays.
+            ``labels`` (N,) and ``scores`` (N,), tensors or arrays; maybe ``masks`` or ``segmentation``, as in
+            :py:func:`save_coco_dataset`.
         image_ids: of the images.
         category_ids: of the classes. Default ``None``: class + 1.
+        shapes: size (x, y) of each image, needed by masks that are crops. Default ``None``.
 
     Returns:
-        The path of the file, a list of objects ``image_id``, ``category_id``, ``bbox`` [x, y, width, height] and
-        ``score``. An image without detection leaves no trace in it, as the format has it.
+        The path of the file, a list of objects ``image_id``, ``category_id``, ``bbox`` [x, y, width, height],
+        ``score`` and, for detections with masks, ``segmentation``, run lengths. An image without detection leaves no
+        trace in it, as the format has it.
 
     Raises:
         ValueError: another number of ids than of images, an id twice, boxes of other than 2 axes (their file is that of
-            :py:func:`save_detections`) or without volume, labels without a category, numbers that are not finite.
+            :py:func:`save_detections`) or without volume, labels without a category, numbers that are not finite, masks
+            of another number or size.
+        TypeError: masks of floating point numbers.
+
+    Notes:
+        Of a file with both, pycocotools takes the sizes of objects (small, medium, large) from the boxes, for masks
+        too. Where these matter, leave out the boxes as you read the file.
 
     Example:
         >>> import tempfile
@@ -110,13 +131,18 @@ def save_coco_detections(
     if len(image_ids) != len(detections):
         raise ValueError(f"image_ids must be one for each of {len(detections)} images, got {len(image_ids)}.")
     _check_unique(list(image_ids))
-    rows = []
-    for image_id, found in zip(image_ids, detections, strict=True):
+    if shapes is not None and len(shapes) != len(detections):
+        raise ValueError(f"shapes must be one (x, y) for each of {len(detections)} images, got {len(shapes)}.")
+    rows: list[dict[str, Any]] = []
+    for index, (image_id, found) in enumerate(zip(image_ids, detections, strict=True)):
         number = None if category_ids is None else len(category_ids)
         boxes, labels, scores = _checked(found["boxes"], found["labels"], found["scores"], number, image_id)
-        for corners, label, score in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True):
+        masks = segmentations(found, boxes, None if shapes is None else shapes[index], f"image {image_id!r}")
+        for row, (corners, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True)):
             category = label + 1 if category_ids is None else int(category_ids[label])
-            rows.append({"image_id": image_id, "category_id": category, "bbox": _from_corners(corners), "score": score})
+            entry = {"image_id": image_id, "category_id": category, "bbox": _from_corners(corners)}
+            entry |= {"score": float(scores[row])}
+            rows.append(entry | ({} if masks is None else {"segmentation": masks[row][0]}))
     return _write(path, rows)
 
 

@@ -21,6 +21,8 @@ def iou_per_axis(iou: float, spatial_dims: int) -> float:
         >>> [round(iou_per_axis(0.5, spatial_dims), 3) for spatial_dims in (2, 3)]
         [0.5, 0.374]
     """
+    if spatial_dims == 2:
+        return iou  # the same, without rounding
     volume = (2 * iou / (1 + iou)) ** (spatial_dims / 2)
     return volume / (2 - volume)
 

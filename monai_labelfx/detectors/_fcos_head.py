@@ -61,7 +61,11 @@ class FCOSHead(nn.Module):
         nn.init.constant_(self.regression_head.bbox_reg.bias, first_distance)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        levels = []
+        return self.with_features(maps)[0]
+
+    def with_features(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What the head says of all places, and the maps of the tower of distances, (B, channels, \\*spatial) each."""
+        levels, towers = [], []
         for level, features in enumerate(maps):
             classified = self.classification_head.conv(features)
             located = self.regression_head.conv(features)
@@ -74,7 +78,8 @@ class FCOSHead(nn.Module):
                 distances = distances * self.scales[level]
             every = torch.cat([self.classification_head.cls_logits(classified), centerness, distances], dim=1)
             levels.append(flatten_places(every, every.shape[1]))
-        return torch.cat(levels, dim=2)
+            towers.append(located)
+        return torch.cat(levels, dim=2), towers
 
 
 def _flat(tower: Any) -> Any:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import pad
 
+from monai_labelfx.ops.box_affine import masks_to_boxes
+
 
 class Targets(NamedTuple):
     """The objects of a batch, padded to the image with most of them (at least one row).
@@ -84,10 +86,12 @@ def check_targets(
 ) -> Targets:
     """Boxes and labels of a batch on one device; the callers' mappings and tensors stay as they are.
 
-    A box that covers nothing of its image (no extent, inverted, outside) is dropped with one warning for each image.
+    A box that covers nothing of its image (no extent, inverted, outside) is dropped with one warning for each image;
+    where masks are needed, one whose mask has no voxel too.
 
     Raises:
-        ValueError: for a missing key, a wrong shape, a number that is not finite, or a label beyond the classes.
+        ValueError: for a missing key, a wrong shape, a number that is not finite, a label beyond the classes, or masks
+            that are not those of their boxes.
     """
     if len(targets) != len(sizes):
         raise ValueError(f"targets must have one entry for each of the {len(sizes)} images, got {len(targets)}")
@@ -128,7 +132,7 @@ def _one(
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"{keys[1]} of {name} must be whole numbers, got {labels.dtype}")
     labels = labels.long()
-    masks = _masks(target["masks"], (len(boxes), *size), name, device) if needs_masks else None
+    masks = as_masks(target["masks"], (len(boxes), *size), name).to(device) if needs_masks else None
     edges = boxes.new_tensor(size)
     low, high = boxes.split(axes, dim=1)
     clipped = torch.cat([low.clamp(min=0), torch.minimum(high, edges)], dim=1)
@@ -150,14 +154,60 @@ def _one(
         warnings.warn(f"{faults[2]} of {len(boxes)} boxes of {name} cover nothing of it and were dropped", stacklevel=4)
         clipped, labels = clipped[keep], labels[keep]
         masks = None if masks is None else masks[keep]
+    if masks is not None and len(masks):
+        found = masks_with_voxels(masks, clipped, name)
+        clipped, labels, masks = clipped[found], labels[found], masks[found]
     return clipped, torch.zeros_like(labels) if class_agnostic else labels, masks
 
 
-def _masks(masks: Any, shape: tuple[int, ...], name: str, device: torch.device) -> torch.Tensor:
-    masks = _plain(masks).to(device)
+def as_masks(value: Any, shape: tuple[int, ...], name: str, what: str = "masks") -> torch.Tensor:
+    """Masks (N, \\*spatial) as plain bool: what is not 0, or at least 0.5 in floats, which resampling makes soft.
+
+    Raises:
+        ValueError: for another shape, where no masks at all may have any, or for complex numbers.
+    """
+    masks = _plain(value)
+    if not masks.numel() and not shape[0]:  # torch.tensor([]) is how callers write "no masks"
+        masks = masks.reshape(shape)
     if tuple(masks.shape) != shape:
-        raise ValueError(f"masks of {name} must have shape {shape}, one for each box, got {tuple(masks.shape)}")
-    return masks != 0
+        raise ValueError(f"{what} of {name} must have shape {shape}, one mask for each box, got {tuple(masks.shape)}")
+    if masks.is_complex():
+        raise ValueError(f"{what} of {name} must be bool, whole numbers or floats, got {masks.dtype}")
+    if masks.dtype == torch.bool:
+        return masks
+    return masks >= 0.5 if masks.is_floating_point() else masks != 0
+
+
+def masks_with_voxels(masks: torch.Tensor, boxes: torch.Tensor, name: str) -> torch.Tensor:
+    """Which masks have a voxel, (N,) bool; one warning counts the others, which are to be dropped with their boxes.
+
+    Args:
+        masks: (N, \\*spatial) bool.
+        boxes: (N, 2 * spatial_dims), cut at the image.
+        name: what to call the image.
+
+    Raises:
+        ValueError: for a mask whose tight box has nothing in common with its box. (Boxes may be looser than masks, or
+            cut another way, but they are of one object.)
+    """
+    tight = masks_to_boxes(masks)
+    axes = masks.ndim - 1
+    common = torch.minimum(tight[:, axes:], boxes[:, axes:]) > torch.maximum(tight[:, :axes], boxes[:, :axes])
+    solid = (boxes[:, axes:] > boxes[:, :axes]).all(dim=1)
+    found = tight[:, axes] > 0
+    apart = found & solid & ~common.all(dim=1)
+    empty, strange = torch.stack([~found, apart]).sum(dim=1).tolist()  # one wait for the device
+    if strange:
+        row = int(apart.to(torch.uint8).argmax())
+        raise ValueError(
+            f"masks of {name} must be those of its boxes, row by row, got box {boxes[row].tolist()} for mask {row}, "
+            f"which lies in {tight[row].tolist()}"
+        )
+    if empty:
+        warnings.warn(
+            f"{empty} of {len(masks)} masks of {name} have no voxel and were dropped with their boxes", stacklevel=5
+        )
+    return found
 
 
 def _plain(value: Any) -> torch.Tensor:

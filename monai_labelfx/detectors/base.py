@@ -28,8 +28,9 @@ class Detector(nn.Module, ABC):
     network for every input, images without any object included.
 
     Every parameter is in ``detector.network``, which turns images (B, C, \\*spatial) into one tensor
-    (B, channels, places), so that it can be verified, exported and stored like any network of a bundle. Assignment,
-    losses, decoding and suppression are here, in float32 whatever autocast does.
+    (B, channels, places), so that it can be verified, exported and stored like any network of a bundle; one with
+    several kinds of output packs them into (B, 1, numbers). Heads that look at proposals are parts of the network that
+    the detector calls later. Assignment, losses, decoding and suppression are here, in float32 whatever autocast does.
 
     The call and the ``set_`` methods are those of ``monai.apps.detection.networks.retinanet_detector``, so that code
     written for it needs only another constructor.
@@ -41,6 +42,7 @@ class Detector(nn.Module, ABC):
     box_reg_key = "box_regression"
     gate_key = "image_gate"
     needs_masks = False
+    packed = False  # whether the network packs several tensors into one row of numbers for each image
     network: Any
 
     def __init__(
@@ -152,7 +154,7 @@ class Detector(nn.Module, ABC):
         raw = raw if raw.dtype == torch.float64 else raw.float()
         if self.image_gate is None:
             return raw, None
-        return raw[:, :-1], raw[:, -1, 0]
+        return (raw[..., :-1], raw[:, 0, -1]) if self.packed else (raw[:, :-1], raw[:, -1, 0])
 
     def _named(self, found: Detections) -> Detections:
         keys = {"boxes": self.target_box_key, "labels": self.target_label_key, "scores": self.pred_score_key}

@@ -11,17 +11,12 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from monai_labelfx.detectors._anchor_matching import AnchorMatching
 from monai_labelfx.detectors._targets import Targets
 from monai_labelfx.detectors.base import Detections, Detector
-from monai_labelfx.ops.anchor_grid import anchor_grid
-from monai_labelfx.ops.anchor_sampling import balanced_sample, hard_negative_sample
 from monai_labelfx.ops.box_affine import clip_boxes
 from monai_labelfx.ops.box_coding import boxes_to_deltas, deltas_to_boxes
-from monai_labelfx.ops.box_matching import atss_matches, iou_matches
 from monai_labelfx.ops.nms import greedy_nms
-
-Matcher = Callable[[torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]
-Sampler = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class DenseDetector(Detector):
@@ -66,6 +61,12 @@ class DenseDetector(Detector):
     def detect(
         self, raw: torch.Tensor, image_size: tuple[int, ...], sizes: Sequence[tuple[int, ...]]
     ) -> list[Detections]:
+        return [found for found, _ in self.detect_places(raw, image_size, sizes)]
+
+    def detect_places(
+        self, raw: torch.Tensor, image_size: tuple[int, ...], sizes: Sequence[tuple[int, ...]]
+    ) -> list[tuple[Detections, torch.Tensor]]:
+        """Detections of each image, and of each detection the number of its place among those of all levels (n,)."""
         places = self.places(image_size, raw.device)
         counts = [len(level) for level in places]
         scores = self.scores(raw)
@@ -80,27 +81,31 @@ class DenseDetector(Detector):
         scores: Sequence[torch.Tensor],
         places: Sequence[torch.Tensor],
         size: tuple[int, ...],
-    ) -> Detections:
-        found = [self._best_of_level(level, *one) for level, one in enumerate(zip(raw, scores, places, strict=True))]
-        boxes, chosen, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    ) -> tuple[Detections, torch.Tensor]:
+        found, first = [], 0
+        for level, one in enumerate(zip(raw, scores, places, strict=True)):
+            *best, index = self._best_of_level(level, *one)
+            found.append((*best, first + index))
+            first += len(places[level])
+        boxes, chosen, labels, numbers = (torch.cat(parts) for parts in zip(*found, strict=True))
         boxes = clip_boxes(boxes, size)
         axes = self.spatial_dims
         solid = (boxes[:, axes:] > boxes[:, :axes]).all(dim=1)
-        boxes, chosen, labels = boxes[solid], chosen[solid], labels[solid]
+        boxes, chosen, labels, numbers = boxes[solid], chosen[solid], labels[solid], numbers[solid]
         kept = greedy_nms(boxes, chosen, self.nms_threshold, classes=labels, max_kept=self.detections_per_image)
-        return {"boxes": boxes[kept], "labels": labels[kept], "scores": chosen[kept]}
+        return {"boxes": boxes[kept], "labels": labels[kept], "scores": chosen[kept]}, numbers[kept]
 
     def _best_of_level(
         self, level: int, raw: torch.Tensor, scores: torch.Tensor, places: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Boxes, scores and labels of the pairs (place, class) above the threshold, at most ``topk_per_level``."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Boxes, scores, labels and places of pairs (place, class) above the threshold, at most ``topk_per_level``."""
         pairs = (scores > self.score_threshold).nonzero()
         labels, index = pairs.unbind(dim=1)
         chosen = scores[labels, index]
         if len(chosen) > self.topk_per_level:
             chosen, order = chosen.topk(self.topk_per_level)
             labels, index = labels[order], index[order]
-        return self.decode(raw[:, index], places[index], level), chosen, labels
+        return self.decode(raw[:, index], places[index], level), chosen, labels, index
 
     def one_hot(self, matches: torch.Tensor, targets: Targets) -> torch.Tensor:
         """(B, classes, A) float32: 1 at the class of the object of a positive place."""
@@ -109,7 +114,7 @@ class DenseDetector(Detector):
         return (labels[:, None] == classes).float()
 
 
-class AnchorDetector(DenseDetector):
+class AnchorDetector(AnchorMatching, DenseDetector):
     """Base of dense detectors with anchors that learn coded boxes; channels: class logits, then box numbers.
 
     Args:
@@ -119,26 +124,13 @@ class AnchorDetector(DenseDetector):
         settings: of Detector.
     """
 
-    box_weights: Sequence[float]
-
     def __init__(
         self, network: nn.Module, *, anchors: Sequence[torch.Tensor], anchor_offset: float, **settings: Any
     ) -> None:
         super().__init__(network, **settings)
-        self.anchor_shapes = [shapes.tolist() for shapes in anchors]
-        self.anchor_offset = anchor_offset
-        self.matcher: Matcher = self._no_matcher
-        self.sampler: Sampler | None = None
+        self.lay_anchors(anchors, anchor_offset)
         self.cls_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
         self.box_loss: tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], bool] | None = None
-        self.box_weights = (1.0, 1.0)
-
-    def places(self, image_size: tuple[int, ...], device: torch.device) -> list[torch.Tensor]:
-        levels = zip(self.anchor_shapes, self.network.level_shapes(image_size), self.network.strides, strict=True)
-        return [
-            anchor_grid(shapes, shape, stride, offset=self.anchor_offset, device=device)
-            for shapes, shape, stride in levels
-        ]
 
     def assign(self, places: list[torch.Tensor], targets: Targets) -> torch.Tensor:
         return self.matcher(targets.boxes, targets.valid, places)
@@ -178,11 +170,6 @@ class AnchorDetector(DenseDetector):
         return self.box_loss[0](predicted, boxes)
 
     # --- settings, as MONAI names them -----------------------------------------------------------------------------
-    def set_box_coder_weights(self, weights: Sequence[float]) -> None:
-        if len(weights) not in (2, 2 * self.spatial_dims):
-            raise ValueError(f"weights must have 2 or {2 * self.spatial_dims} numbers, got {len(weights)}")
-        self.box_weights = tuple(float(weight) for weight in weights)
-
     def set_cls_loss(self, cls_loss: nn.Module) -> None:
         self.cls_loss = cls_loss
 
@@ -190,48 +177,3 @@ class AnchorDetector(DenseDetector):
         if encode_gt == decode_pred:
             raise ValueError("one of encode_gt and decode_pred must be True, and the other False")
         self.box_loss = (box_loss, encode_gt)
-
-    def set_regular_matcher(
-        self, fg_iou_thresh: float, bg_iou_thresh: float, allow_low_quality_matches: bool = True
-    ) -> None:
-        if not 0 <= bg_iou_thresh <= fg_iou_thresh <= 1:
-            raise ValueError(
-                f"thresholds must be 0 <= bg_iou_thresh <= fg_iou_thresh <= 1, got {bg_iou_thresh} and {fg_iou_thresh}"
-            )
-        self.matcher = lambda boxes, valid, places: iou_matches(
-            boxes,
-            valid,
-            torch.cat(places),
-            positive=fg_iou_thresh,
-            negative=bg_iou_thresh,
-            best_per_box=allow_low_quality_matches,
-        )
-
-    def set_atss_matcher(self, num_candidates: int = 4, center_in_gt: bool = False) -> None:
-        self.matcher = lambda boxes, valid, places: atss_matches(
-            boxes,
-            valid,
-            torch.cat(places),
-            [len(level) for level in places],
-            num_candidates=num_candidates,
-            anchors_per_place=[len(shapes) for shapes in self.anchor_shapes],
-            center_in_box=center_in_gt,
-        )
-
-    def set_balanced_sampler(self, batch_size_per_image: int, positive_fraction: float) -> None:
-        self.sampler = lambda logits, matches: balanced_sample(matches, batch_size_per_image, positive_fraction)
-
-    def set_hard_negative_sampler(
-        self, batch_size_per_image: int, positive_fraction: float, min_neg: int = 1, pool_size: float = 10
-    ) -> None:
-        self.sampler = lambda logits, matches: hard_negative_sample(
-            logits.amax(dim=1),
-            matches,
-            batch_size_per_image,
-            positive_fraction,
-            min_negatives=min_neg,
-            pool_size=pool_size,
-        )
-
-    def _no_matcher(self, boxes: torch.Tensor, valid: torch.Tensor, places: list[torch.Tensor]) -> torch.Tensor:
-        raise ValueError(f"{type(self).__name__} has no matcher: call set_regular_matcher or set_atss_matcher")

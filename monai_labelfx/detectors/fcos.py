@@ -229,9 +229,7 @@ class FCOS(DenseDetector):
         image, place = (matches >= 0).nonzero(as_tuple=True)
         points, strides = torch.cat(places)[place], self._strides(places)[place]
         boxes = targets.boxes[image, matches[image, place]]
-        wanted = boxes_to_distances(boxes, points)
-        low, high = wanted.chunk(2, dim=1)
-        centerness = (torch.minimum(low, high) / torch.maximum(low, high)).prod(dim=1) ** (1 / self.spatial_dims)
+        centerness = self.centerness(boxes, points)
         found = distances_to_boxes(self._distances(raw[image, -2 * self.spatial_dims :, place], strides), points)
         overlap = paired_box_overlap(found, boxes, kind=self.box_loss)
         regression = 1 - overlap if self.box_loss == "giou" else -overlap.clamp(min=_LEAST).log()
@@ -245,6 +243,11 @@ class FCOS(DenseDetector):
             self.box_reg_key: regression,
             self.centerness_key: central / positives,
         }
+
+    def centerness(self, boxes: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """(P,): how central points (P, spatial_dims) are in boxes (P, 2 * spatial_dims) around them."""
+        low, high = boxes_to_distances(boxes, points).chunk(2, dim=1)
+        return (torch.minimum(low, high) / torch.maximum(low, high)).prod(dim=1) ** (1 / self.spatial_dims)
 
     def scores(self, raw: torch.Tensor) -> torch.Tensor:
         found = raw[..., : self.classes, :].sigmoid() * raw[..., self.classes, None, :].sigmoid()

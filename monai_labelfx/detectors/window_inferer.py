@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from monai.inferers import Inferer
 
+from monai_labelfx.detectors._window_masks import crops_of, united
 from monai_labelfx.detectors._window_parts import Parts, join_parts, windows_around, without_covered
-from monai_labelfx.ops.box_affine import masks_to_boxes
 from monai_labelfx.ops.box_clustering import weighted_box_clustering
 from monai_labelfx.ops.nms import greedy_nms
 
@@ -65,8 +65,9 @@ class WindowDetectionInferer(Inferer):
     Shape:
         - inputs: (B, C, \\*spatial), or a sequence of images (C, \\*spatial) of any sizes.
         - output: for each image a mapping of ``boxes`` (N, 2 \\* D) in voxels of the image, ``labels`` (N,), ``scores``
-          (N,) in falling order and, where the detector gives ``masks``, those (N, \\*spatial), bool. Boxes, labels and
-          scores are called what the detector calls them.
+          (N,) in falling order and, where the detector gives ``masks``, those, bool and in the detector's form:
+          (N, \\*spatial), or a list of N blocks, each from the voxel ``floor(low)`` of its box to ``ceil(high)``, cut
+          at the image. Boxes, labels and scores are called what the detector calls them.
 
     Raises:
         ValueError: for an option out of its range; in the call where ``roi_size`` or ``overlap`` have another number of
@@ -119,7 +120,7 @@ class WindowDetectionInferer(Inferer):
         network: Callable[..., Any],
         *args: Any,
         **kwargs: Any,
-    ) -> list[dict[str, torch.Tensor]]:
+    ) -> list[dict[str, Any]]:
         """Detections of each image; ``network`` is the detector, further arguments are handed to it."""
         if getattr(network, "training", False):
             raise ValueError("windows need a detector in evaluation mode; call detector.eval() first.")
@@ -157,21 +158,24 @@ class WindowDetectionInferer(Inferer):
         if "masks" in found:
             if self.merge != "nms":
                 raise ValueError(f"detections with masks cannot be averaged: use merge='nms', got {self.merge!r}.")
-            masks = found["masks"][keep].as_subclass(torch.Tensor) != 0
-            result["masks"] = _crops(masks) if crop else masks
+            masks, result["blocks"] = found["masks"], isinstance(found["masks"], list)
+            if result["blocks"]:
+                masks = [masks[row].as_subclass(torch.Tensor) != 0 for row in keep.nonzero()[:, 0].tolist()]
+            else:
+                masks = masks[keep].as_subclass(torch.Tensor) != 0
+            result |= {"crops": crops_of(masks, result["boxes"])} if crop else {"masks": masks}
         return result
 
-    def _merged(
-        self, windows: Sequence[_Window], shape: tuple[int, ...], keys: dict[str, str]
-    ) -> dict[str, torch.Tensor]:
+    def _merged(self, windows: Sequence[_Window], shape: tuple[int, ...], keys: dict[str, str]) -> dict[str, Any]:
         if len(windows) == 1:
             found = windows[0].found
             chosen = slice(self.detections_per_image)
             result = {key: found[name][chosen] for name, key in keys.items()}
-            if "masks" in found:
-                masks = found["masks"][chosen]
-                as_list = isinstance(masks, list)  # in one batch with larger images
-                result["masks"] = _pasted([[one] for one in masks], shape, found["boxes"].device) if as_list else masks
+            if "crops" in found:  # in one batch with larger images
+                objects = [[one] for one in found["crops"][chosen]]
+                result["masks"] = united(objects, shape, found["boxes"][chosen], blocks=found["blocks"])
+            elif "masks" in found:
+                result["masks"] = found["masks"][chosen]
             return result
         boxes, labels, scores, sources, members, crops = self._joined(windows, shape)
         if self.merge == "weighted":
@@ -190,9 +194,9 @@ class WindowDetectionInferer(Inferer):
             options = {"classes": labels, "max_kept": self.detections_per_image}
             kept = greedy_nms(boxes, scores, self.iou_threshold, **options)
         result = {keys["boxes"]: boxes[kept], keys["labels"]: labels[kept], keys["scores"]: scores[kept]}
-        if "masks" in windows[0].found:
+        if "crops" in windows[0].found:
             objects = [[crops[one] for one in members[group]] for group in kept.tolist()]
-            result["masks"] = _pasted(objects, shape, boxes.device)
+            result["masks"] = united(objects, shape, boxes[kept], blocks=windows[0].found["blocks"])
         return result
 
     def _joined(self, windows: Sequence[_Window], shape: tuple[int, ...]) -> tuple[Any, ...]:
@@ -210,7 +214,7 @@ class WindowDetectionInferer(Inferer):
         crops = [
             (tuple(a + b for a, b in zip(window.low, start, strict=True)), crop)
             for window in windows
-            for start, crop in window.found.get("masks", ())
+            for start, crop in window.found.get("crops", ())
         ]
         members: list[list[int]] = [[] for _ in range(len(boxes))]
         for index, target in zip(kept.tolist(), group.tolist(), strict=True):
@@ -249,20 +253,3 @@ def _slices(low: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
 
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _crops(masks: torch.Tensor) -> list[tuple[tuple[int, ...], torch.Tensor]]:
-    """For each mask the low corner of what is not empty, and that part of it."""
-    axes = masks.ndim - 1
-    corners = masks_to_boxes(masks).long().tolist()
-    ranges = [(tuple(c[:axes]), tuple(slice(*ends) for ends in zip(c[:axes], c[axes:], strict=True))) for c in corners]
-    return [(low, mask[where].clone()) for mask, (low, where) in zip(masks, ranges, strict=True)]
-
-
-def _pasted(objects: Sequence[Sequence[Any]], shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """(N, \\*shape) bool: for each object the union of its crops."""
-    result = torch.zeros((len(objects), *shape), dtype=torch.bool, device=device)
-    for mask, crops in zip(result, objects, strict=True):
-        for low, crop in crops:
-            mask[_slices(low, crop.shape)] |= crop
-    return result

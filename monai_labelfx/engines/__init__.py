@@ -13,6 +13,7 @@ from monai_labelfx.engines.detection_prepare_batch import DetectionPrepareBatch,
 from monai_labelfx.engines.detection_saver import DetectionSaver
 from monai_labelfx.engines.detection_trainer import DetectionTrainer
 from monai_labelfx.engines.from_probabilities import from_probabilities
+from monai_labelfx.engines.instance_saver import InstanceSaver
 from monai_labelfx.engines.instance_thresholds import InstanceThresholds
 from monai_labelfx.engines.label_aware_sampler import LabelAwareSampler
 from monai_labelfx.engines.log_barrier_schedule import LogBarrierSchedule
@@ -45,6 +46,7 @@ __all__ = [
     "DetectionSaver",
     "DetectionTrainer",
     "InstanceAveragePrecisionHandler",
+    "InstanceSaver",
     "InstanceThresholds",
     "LabelAwareSampler",
     "LogBarrierSchedule",

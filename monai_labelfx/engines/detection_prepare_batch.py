@@ -11,7 +11,9 @@ import torch
 from monai.data import MetaTensor, decollate_batch
 from monai.engines import PrepareBatch
 
-from monai_labelfx.detectors._targets import image_names
+from monai_labelfx.detectors._targets import as_masks, image_names, masks_with_voxels
+from monai_labelfx.ops.box_affine import clip_boxes
+from monai_labelfx.transforms._voxel_grids import one_grid
 
 _PADDING = -1  # label of rows that only fill a batch
 
@@ -58,18 +60,23 @@ class DetectionPrepareBatch(PrepareBatch):
 
     The target of an image is a mapping of all but the first, plain tensors on the engine's device; it is ``None`` for
     an image that nobody annotated: an item without ``<box_key>``, or with ``None`` there. (An image without objects has
-    no boxes, ``[]``.) The trainer refuses such images, the evaluator only detects in them. Nothing of the batch is
-    edited.
+    no boxes, ``[]``, and no masks, ``[]`` or (0, \\*spatial).) The trainer refuses such images, the evaluator only
+    detects in them. Nothing of the batch is edited.
+
+    Masks are of any number type: bool, whole numbers (what is not 0 belongs to the object) or floats (at least 0.5).
+    They may overlap. A mask without any voxel is dropped with its box and label, with one warning for the image.
 
     Args:
         image_key: key of the image.
         box_key: key of the boxes.
         label_key: key of the classes of the boxes.
-        mask_key: key of the masks; default ``None``, none are wanted.
+        mask_key: key of the masks (N, \\*spatial), one for each box, on the grid of the image, as
+            :py:class:`monai_labelfx.transforms.InstancesToMasksd` makes them; default ``None``, none are wanted.
 
     Raises:
         KeyError: for an item without an image, or with boxes but without labels.
-        ValueError: where numbers or shapes of boxes, labels, masks and image do not fit together.
+        ValueError: where numbers or shapes of boxes, labels, masks and image do not fit together; for masks with the
+            shape of the image and another affine, and for a mask that does not touch its box.
 
     Notes:
         Images keep their meta data, so that a warning about boxes can name the image; a detector takes them off.
@@ -135,13 +142,16 @@ class DetectionPrepareBatch(PrepareBatch):
         if isinstance(item[self.image_key], MetaTensor):
             target["spacing"] = _plain(item[self.image_key].pixdim)[: len(size)].to(torch.float32)
         if self.mask_key is not None and item.get(self.mask_key) is not None:
-            masks = _plain(item[self.mask_key])
-            if tuple(masks.shape) != (len(real), *size):
+            given = item[self.mask_key]
+            masks = as_masks(given, (len(real), *size), name, repr(self.mask_key))
+            if isinstance(given, MetaTensor) and len(masks) and not one_grid(given, item[self.image_key]):
                 raise ValueError(
-                    f"{name} must have {self.mask_key!r} of shape {(len(real), *size)}, one mask for each box, "
-                    f"got {tuple(masks.shape)}."
+                    f"{self.mask_key!r} of {name} must lie on the grid of the image, got another affine: move both "
+                    "with the same transforms."
                 )
-            target["masks"] = (masks[real] != 0).to(**to)
+            masks = masks[real].to(**to)
+            kept = masks_with_voxels(masks, clip_boxes(boxes, size), name)
+            target |= {"boxes": boxes[kept], "labels": labels[kept], "masks": masks[kept]}
         return target
 
 

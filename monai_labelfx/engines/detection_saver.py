@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
-import torch
 from ignite.engine import Engine, Events
-from monai.data.utils import to_affine_nd
 
 from monai_labelfx.data import OutputLayout, save_detection_report, save_detections
-from monai_labelfx.data._original_grid import to_current
+from monai_labelfx.engines._as_read import collected, found_as_read, path_of
 from monai_labelfx.engines._json import write_json
-from monai_labelfx.ops.box_affine import boxes_through_affine, clip_boxes
+from monai_labelfx.engines._mask_run_lengths import mask_run_lengths
 
 
 class DetectionSaver:
@@ -32,8 +29,14 @@ class DetectionSaver:
       :py:func:`monai_labelfx.data.save_detections`: boxes in voxels and in mm, for 3D Slicer and for programs. Names
       are those of :py:class:`monai_labelfx.data.OutputLayout`: a file of its own for each image, DICOM series too.
     - For all images, at the end: ``coco``, a list as COCO's results are: ``image_id``, ``category_id``, ``bbox``
-      ``[x, y, width, height]`` in voxels (``[x, y, z, width, height, depth]`` in volumes), ``score``; and
-      ``file_name``, the name of the image as in the other files.
+      ``[x, y, width, height]`` in voxels (``[x, y, z, width, height, depth]`` in volumes), ``score``;
+      ``file_name``, the name of the image as in the other files; and, where predictions have ``masks``,
+      ``segmentation``: run lengths of the mask in the image as it was read, see
+      :py:func:`monai_labelfx.ops.encode_run_lengths`. Masks may overlap. A voxel belongs to a mask if the voxel of the
+      preprocessed image that is nearest to it does.
+
+    Both list the detections of an image in falling order of their scores: detection k, from 1 on, is the object k of
+    :py:class:`~monai_labelfx.engines.InstanceSaver`.
 
     All files appear complete or not at all. With several processes, each writes the files of its images and rank 0 that
     of all, in the order of ``images``.
@@ -48,7 +51,8 @@ class DetectionSaver:
         category_ids: label -> ``category_id``; default: the label + 1, since COCO's ids begin with 1.
         min_score: detections below are not written.
         image_key: key of the image in the items.
-        pred_key: key of the mapping of ``boxes``, ``labels`` and ``scores``.
+        pred_key: key of the mapping of ``boxes``, ``labels``, ``scores`` and, if there are any, ``masks``: (N,
+            \\*spatial), or a list of N blocks that begin at the voxel ``floor(low)`` of their boxes.
         image_id_key: key of COCO's number of an image in ``images``; without any they count from 1.
         report: also write ``<name>_<postfix>.dcm``, a DICOM structured report, for each image that was read from DICOM,
             see :py:func:`monai_labelfx.data.save_detection_report`. Set ``min_score`` with it: every box is a group of
@@ -58,14 +62,14 @@ class DetectionSaver:
     Raises:
         ValueError: where two images have one path or one ``image_id``, or only some have one; in a run for outputs that
             are not decollated, an image that is not among ``images``, and boxes of another number of axes than the
-            image, or that cannot be written.
+            image, or that cannot be written, or masks that do not fit boxes and image.
 
     Notes:
         An image that was moved and has no ``original_affine`` (MONAI gives pictures none) counts as one that was read
-        with the identity. Without ``spatial_shape`` boxes are not cut at the border. Masks are not written.
+        with the identity. Without ``spatial_shape`` boxes are not cut at the border.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> from monai.data import MetaTensor
         >>> image = MetaTensor(torch.zeros(1, 8, 8), meta={"filename_or_obj": "a.png"})
         >>> pred = {"boxes": torch.tensor([[1.0, 2.0, 4.0, 8.0]]), "labels": torch.tensor([0]), "scores": torch.ones(1)}
@@ -119,41 +123,28 @@ class DetectionSaver:
         self._entries = {}
 
     def _collect(self, engine: Engine) -> None:
-        batch, output = engine.state.batch, engine.state.output
-        if not isinstance(output, list):
-            raise ValueError("DetectionSaver needs decollated items: use decollate=True in the evaluator")
-        for number, result in enumerate(output):
-            both = isinstance(batch, list) and isinstance(batch[number], Mapping)
-            self._write({**(batch[number] if both else {}), **result})
+        for item in collected(engine, type(self).__name__):
+            self._write(item)
 
     def _write(self, item: Mapping[str, Any]) -> None:
-        meta = getattr(item[self.image_key], "meta", {})
-        if not meta.get("filename_or_obj"):
-            raise ValueError(f"DetectionSaver needs {self.image_key!r} with meta data that name its file, found none")
-        path = os.path.abspath(str(meta["filename_or_obj"]))
+        path = path_of(item, self.image_key, type(self).__name__)
         file = Path(self.layout.filename(path))
         name = file.relative_to(self.output_dir).as_posix().removesuffix(self.end)
-        found = {key: torch.as_tensor(item[self.pred_key][key]).detach().cpu() for key in ("boxes", "labels", "scores")}
-        axes = item[self.image_key].ndim - 1
-        if found["boxes"].numel() and found["boxes"].shape[-1] != 2 * axes:
-            raise ValueError(
-                f"the boxes of {name!r} must have the shape (N, {2 * axes}), got {tuple(found['boxes'].shape)}"
-            )
-        boxes = _as_read(found["boxes"].reshape(-1, 2 * axes).as_subclass(torch.Tensor), item[self.image_key])
-        low, high = boxes.chunk(2, dim=1)
-        keep = ~(high <= low).any(dim=1) & ~(found["scores"] < self.min_score)  # NaN is kept, and then refused
-        boxes, labels, scores = boxes[keep], found["labels"][keep], found["scores"][keep]
-        affine = _original_affine(item[self.image_key])
+        image, pred = item[self.image_key], item[self.pred_key]
+        masks = self.coco is not None and pred.get("masks") is not None
+        found = found_as_read(image, pred, name=name, min_score=self.min_score, masks=masks)
+        boxes, labels, scores = found.boxes, found.labels, found.scores
         try:
-            save_detections(file, boxes, labels=labels, scores=scores, affine=affine, names=self.names)
-            if self.report and meta.get("dicom_source"):
+            save_detections(file, boxes, labels=labels, scores=scores, affine=found.affine, names=self.names)
+            if self.report and image.meta.get("dicom_source"):
                 report = file.with_name(f"{file.name.removesuffix(self.end)}_{self.postfix}.dcm")
                 save_detection_report(
-                    report, boxes, labels=labels, scores=scores, meta=meta, names=self.names, codes=self.codes
+                    report, boxes, labels=labels, scores=scores, meta=image.meta, names=self.names, codes=self.codes
                 )
         except ValueError as error:
             raise ValueError(f"the detections of {name!r} cannot be written: {error}") from error
-        self._entries[self._ids[path]] = [
+        axes = image.ndim - 1
+        rows: list[dict[str, Any]] = [
             {
                 "image_id": self._ids[path],
                 "category_id": self._category(label, name),
@@ -163,6 +154,10 @@ class DetectionSaver:
             }
             for box, label, score in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True)
         ]
+        if found.masks is not None:
+            for row, run_lengths in zip(rows, mask_run_lengths(found.masks), strict=True):
+                row["segmentation"] = run_lengths
+        self._entries[self._ids[path]] = rows
 
     def _category(self, label: int, name: str) -> int:
         if self.category_ids is None:
@@ -179,25 +174,6 @@ class DetectionSaver:
             rows = [row for number in self._ids.values() for row in entries.get(number, ())]
             write_json(self.output_dir / self.coco, rows)
         self._forget(engine)
-
-
-def _as_read(boxes: torch.Tensor, image: Any) -> torch.Tensor:
-    """Boxes (N, 2D) float64 in voxels of the image as it was read, cut at its border."""
-    axes = image.ndim - 1
-    keep = [*range(axes), 3]
-    back = np.linalg.inv(to_current({**image.meta, "original_affine": _original_affine(image)}))[np.ix_(keep, keep)]
-    back[-1] = np.eye(axes + 1)[-1]  # an inverse is not exact
-    boxes = boxes_through_affine(boxes.double(), back)
-    shape = image.meta.get("spatial_shape")
-    return boxes if shape is None else clip_boxes(boxes, [int(n) for n in np.asarray(shape).ravel()[:axes]])
-
-
-def _original_affine(image: Any) -> np.ndarray:
-    """4 x 4, voxel of the image as it was read to mm."""
-    affine = image.meta.get("original_affine")
-    if affine is None:  # of pictures MONAI keeps none: theirs was the identity
-        affine = np.eye(4) if image.applied_operations else image.affine
-    return to_affine_nd(3, np.asarray(affine, dtype=np.float64))
 
 
 def _ids(images: Sequence[Any], image_key: str, image_id_key: str) -> dict[str, int]:

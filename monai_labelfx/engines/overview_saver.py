@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 
+from monai_labelfx.metrics._mask_crops import MaskCrops, place_crops
 from monai_labelfx.ops.box_affine import boxes_through_affine
 from monai_labelfx.visualize import save_overview
-from monai_labelfx.visualize.draw_detections import drawn_of, place_of
+from monai_labelfx.visualize.draw_detections import drawn_masks, drawn_of, place_of
 
-_PARTS = ("boxes", "labels", "scores", "masks")
+_NUMBERS = ("boxes", "labels", "scores")
 
 
 class OverviewSaver:
@@ -31,7 +33,8 @@ class OverviewSaver:
         items: ``[key, kind]`` or ``[key, kind, caption]`` for each panel of a row; kinds are those of
             :py:func:`monai_labelfx.visualize.overview_page`: ``"image"``, ``"labels"``, ``"classes"``, ``"boxes"``.
             Boxes are drawn over the row's first image, in whose voxels they are. Their key may be a list of keys to
-            draw in one panel, such as ``[[pred, target], boxes, "prediction, reference dashed"]``.
+            draw in one panel, such as ``[[pred, target], boxes, "prediction, reference dashed"]``. Masks that are
+            with them, (N, \\*spatial) or a list of blocks, are drawn too.
         maximum: how many items are drawn, the first ones.
         filename: name of the page.
         per_item: write one picture per item, named after its file, instead of one page.
@@ -137,23 +140,29 @@ class OverviewSaver:
         """Boxes and masks on the CPU, in the voxels of the image as it is drawn, and the shape of that."""
         if image is None:
             return {}
-        found = {key: torch.as_tensor(value[key]).detach() for key in _PARTS if value.get(key) is not None}
-        if "scores" in found:  # masks of the others would take memory
-            found = {
-                key: part[found["scores"].argsort(descending=True)[: self.max_boxes]] for key, part in found.items()
-            }
-        found = {key: part.cpu().as_subclass(torch.Tensor) for key, part in found.items()}
         shape = tuple(image.shape[1:])
+        found: dict[str, Any] = {
+            key: torch.as_tensor(value[key]).detach() for key in _NUMBERS if value.get(key) is not None
+        }
+        rows = None
+        if "scores" in found:  # masks of the others would take time and memory
+            rows = found["scores"].argsort(descending=True)[: self.max_boxes]
+            found = {key: part[rows] for key, part in found.items()}
+        found = {key: part.cpu().as_subclass(torch.Tensor) for key, part in found.items()}
         if not found["boxes"].numel():
             found["boxes"] = torch.zeros(0, 2 * len(shape))
+        masks = value.get("masks")
+        if masks is not None:
+            if rows is not None:
+                masks = [masks[row] for row in rows.tolist()] if isinstance(masks, list | tuple) else masks[rows]
+            found["masks"] = drawn_masks(masks, found["boxes"], shape, "masks")
         if image.ndim == 4 and isinstance(image, MetaTensor) and self._orient is not None:
             upright: Any = self._orient(image[:1])
             moved = torch.linalg.inv(upright.affine.double()) @ image.affine.double()
-            found["boxes"] = boxes_through_affine(found["boxes"], moved)
-            if "masks" in found:
-                masks: Any = self._orient(MetaTensor(found["masks"], affine=image.affine))
-                found["masks"] = masks.as_tensor()
             shape = tuple(upright.shape[1:])
+            found["boxes"] = boxes_through_affine(found["boxes"], moved)
+            if masks is not None:
+                found["masks"] = _turned(found["masks"], moved, shape)
         return {**found, "shape": shape}
 
     def _prepared(self, value: Any, cut: int | None = None) -> tuple[torch.Tensor, list[float] | None]:
@@ -193,16 +202,33 @@ def _keys(key: str | Sequence[str]) -> list[str]:
     return [key] if isinstance(key, str) else list(key)
 
 
+def _turned(masks: MaskCrops, moved: torch.Tensor, shape: tuple[int, ...]) -> MaskCrops:
+    """Masks where ``moved``, of which axes are swapped and flipped, takes them."""
+    linear = moved[:3, :3]
+    order = linear.abs().argmax(dim=1).tolist()
+    flips = tuple(axis for axis, old in enumerate(order) if linear[axis, old] < 0)
+    crops = [np.flip(crop.transpose(order), flips) for crop in masks.crops]
+    blocks = torch.as_tensor(np.concatenate([masks.low, masks.high], axis=1), dtype=torch.float64)
+    low, high = np.split(boxes_through_affine(blocks, moved).round().numpy().astype(np.int64), 2, axis=1)
+    return MaskCrops(low, high, masks.volumes, crops, shape)
+
+
 def _at(found: Mapping[str, Any], cut: int | None) -> dict[str, Any]:
     """Boxes and masks of the one slice that is left of a volume; all of them where none was cut."""
-    result = {key: value for key, value in found.items() if key in _PARTS}
+    result = {key: value for key, value in found.items() if key != "shape"}
     if cut is None:
         return result
     low, high = found["boxes"][:, 2], found["boxes"][:, 5]
     crossing = (low < cut + 1) & (high > cut)
-    result = {key: value[crossing] for key, value in result.items()}
+    result |= {key: result[key][crossing] for key in _NUMBERS if key in result}
     result["boxes"] = result["boxes"].clone()
     result["boxes"][:, [2, 5]] = result["boxes"].new_tensor([0.0, 1.0])
     if "masks" in result:
-        result["masks"] = result["masks"][..., cut : cut + 1]
+        masks = result["masks"].take(np.flatnonzero(crossing.numpy()))
+        slices = [
+            crop[..., max(cut - start, 0) : max(cut + 1 - start, 0)]
+            for start, crop in zip(masks.low[:, 2].tolist(), masks.crops, strict=True)
+        ]
+        masks.low[:, 2] = 0
+        result["masks"] = place_crops(slices, masks.low, (*masks.shape[:2], 1))
     return result

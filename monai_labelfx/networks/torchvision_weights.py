@@ -3,17 +3,35 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
 # what torchvision's models put before the names of a trunk or a pyramid
 _PREFIXES = ("", "backbone.body.", "backbone.fpn.", "backbone.")
-# of torchvision's RetinaNet and FCOS -> of the networks of the detectors here
-_WHOLE = {"backbone.body.": "backbone.", "backbone.fpn.": "neck.fpn.", "head.": "head."}
+# of torchvision's detectors -> of the networks of the detectors here
+_WHOLE = {
+    "backbone.body.": "backbone.",
+    "backbone.fpn.": "neck.fpn.",
+    "head.": "head.",
+    "rpn.head.": "rpn.",
+    "roi_heads.box_head.": "box_head.",
+    "roi_heads.box_predictor.": "box_head.",
+    "roi_heads.mask_head.": "mask_head.",
+    "roi_heads.mask_predictor.": "mask_head.",
+}
 _CLASSIFIER = ("fc.", "classifier.")
-_OLD_PYRAMID = re.compile(r"((?:inner|layer)_blocks\.\d+)\.(weight|bias)$")
+# as published files have them -> as torchvision and the networks here have them, of a pyramid, and of the heads of
+# RPN, masks and RetinaNet
+_OLD_NAMES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"((?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
+    (re.compile(r"(rpn\.(?:head\.)?conv)\.(weight|bias)$"), r"\1.0.0.\2"),
+    (re.compile(r"mask_fcn(\d+)\.(weight|bias)$"), lambda found: f"{int(found[1]) - 1}.0.{found[2]}"),
+    (re.compile(r"(_head\.conv)\.(\d+)\.(weight|bias)$"), lambda f: f"{f[1]}.{int(f[2]) // 2}.0.{f[3]}"),
+)
+_TRANSPOSED = (torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 _COUNTER = "num_batches_tracked"
 _SHOWN = 3
 _RGB = 3
@@ -37,8 +55,9 @@ def load_torchvision_weights(
     Takes a state dict of a classifier (ResNet, ResNeXt, VGG-16; its last layer is left out) or of a detector, of which
     only what belongs to ``module`` is read. Weights of RGB are summed over the input channels for an image of one
     channel, which gives the output for three equal channels. Weights of images are inflated for volumes, see
-    :py:func:`inflate_weights`. ``num_batches_tracked`` is ignored. For a :py:class:`VGG16Backbone`, fc6 and fc7 are
-    every fourth channel and every third voxel of the classifier's two layers, as in SSD.
+    :py:func:`inflate_weights`. Names of published files and of torchvision today are both known, and
+    ``num_batches_tracked`` is ignored. For a :py:class:`VGG16Backbone`, fc6 and fc7 are every fourth channel and every
+    third voxel of the classifier's two layers, as in SSD.
 
     Args:
         module: a backbone, a feature pyramid, or a network that holds them.
@@ -46,8 +65,9 @@ def load_torchvision_weights(
         prefix_map: from the beginning of names in ``state_dict`` to that of names in ``module``, as in
             ``{"backbone.body.": "backbone.", "backbone.fpn.": "pyramid."}``; the longest that fits is used, and other
             names are left out. By default names are taken as they are, or without the ``backbone.body.``,
-            ``backbone.fpn.`` or ``backbone.`` of a detector; a network of RetinaNetFPN or FCOS takes a whole detector,
-            or with ``strict=False`` a classifier for its backbone.
+            ``backbone.fpn.`` or ``backbone.`` of a detector; a network of RetinaNetFPN, FCOS, FasterRCNN or MaskRCNN
+            takes a whole detector (heads that it does not have are left out), or with ``strict=False`` a classifier for
+            its backbone.
         strict: refuse names that are missing, left over or of another shape; otherwise copy what fits.
         depth_axis: which spatial axis is new when a volume's network takes an image's weights: the last.
         depth: ``"mean"`` or ``"centre"``, see :py:func:`inflate_weights`.
@@ -82,6 +102,7 @@ def load_torchvision_weights(
     renamed = _rename(_with_ssd_head(state_dict, own), own, prefix_map)
     if transpose:
         renamed = {name: v.transpose(-1, -2) if v.ndim == _IMAGE_KERNEL else v for name, v in renamed.items()}
+        renamed |= _turned_inputs(renamed, module)
     found = inflate_weights(_grey(renamed, own), module, depth_axis=depth_axis, depth=depth)
     missing = [name for name in own if name not in found]
     extra = [name for name in found if name not in own]
@@ -102,7 +123,7 @@ def inflate_weights(
     repetitions [1]_: where the input is constant along the new axis, so is the output, and equal to the image's, except
     within reach of the ends, where convolutions are padded with zeros. With ``"centre"`` it stands in the middle and
     the rest is zero: at first each slice is an image of its own, exactly and up to the ends, and training grows the
-    depth.
+    depth. Of a transposed convolution, which makes several slices of one, each of these has the whole weight.
 
     Args:
         state_dict: names and tensors; names as in ``module``.
@@ -136,19 +157,41 @@ def inflate_weights(
     result = dict(state_dict)
     for name, value in state_dict.items():
         if name in own and value.ndim > 2 and own[name].ndim == value.ndim + 1:
-            result[name] = _inflate(value, own[name].shape[2:], depth_axis, depth)
+            owner = module.get_submodule(name.rpartition(".")[0])
+            stride = owner.stride if isinstance(owner, _TRANSPOSED) else (1,) * (value.ndim - 1)
+            result[name] = _inflate(value, own[name].shape[2:], depth_axis, depth, stride)
     return result
 
 
-def _inflate(weight: torch.Tensor, kernel: torch.Size, depth_axis: int, depth: str) -> torch.Tensor:
+def _inflate(
+    weight: torch.Tensor, kernel: torch.Size, depth_axis: int, depth: str, stride: Sequence[int]
+) -> torch.Tensor:
     if not -len(kernel) <= depth_axis < len(kernel):
         raise ValueError(f"depth_axis must be one of the {len(kernel)} spatial axes of the module, got {depth_axis}.")
     axis = depth_axis % len(kernel)
     size = kernel[axis]
-    shares = torch.full((size,), 1 / size, dtype=weight.dtype, device=weight.device)
+    slices = min(stride[axis], size)  # that a transposed convolution makes of one
+    shares = torch.full((size,), slices / size, dtype=weight.dtype, device=weight.device)
     if depth == "centre":
-        shares = (torch.arange(size, device=weight.device) == size // 2).to(weight.dtype)
+        place = torch.arange(size, device=weight.device) - (size + 1 - slices) // 2
+        shares = ((place >= 0) & (place < slices)).to(weight.dtype)
     return weight.unsqueeze(axis + 2) * shares.view(-1, *(1 for _ in kernel[axis + 1 :]))
+
+
+def _turned_inputs(state_dict: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights of fully connected layers on flattened pictures (channels, rows, columns), their two axes swapped.
+
+    Such a layer's owner tells of it in ``flattened_inputs``: name of the weight -> (channels, axis 0, axis 1).
+    """
+    turned = {}
+    for owner, part in module.named_modules():
+        for name, shape in getattr(part, "flattened_inputs", {}).items():
+            weight = state_dict.get(f"{owner}.{name}" if owner else name)
+            if weight is not None and weight.ndim == 2 and len(shape) == 3 and weight.shape[1] == math.prod(shape):
+                channels, first, second = shape
+                pictures = weight.unflatten(1, (channels, second, first))
+                turned[f"{owner}.{name}" if owner else name] = pictures.transpose(-1, -2).flatten(1)
+    return turned
 
 
 def _check_tensors(state_dict: Mapping[str, torch.Tensor]) -> None:
@@ -166,22 +209,28 @@ def _rename(
     """Names as ``module`` has them; counters and the classifier's last layer left out."""
     if prefix_map is None and any(name.startswith(_WHOLE["backbone.fpn."]) for name in own):
         whole = any(name.startswith("backbone.fpn.") for name in state_dict)
-        prefix_map = _WHOLE if whole else {"": "backbone."}
+        parts = {old: new for old, new in _WHOLE.items() if any(name.startswith(new) for name in own)}
+        prefix_map = parts if whole else {"": "backbone."}
     if prefix_map is None:
-        names = [_OLD_PYRAMID.sub(r"\1.0.\2", name) for name in state_dict]
-        hits = {p: sum(name.startswith(p) and name[len(p) :] in own for name in names) for p in _PREFIXES}
+        hits = {
+            p: sum(name.startswith(p) and _known(name[len(p) :], own) in own for name in state_dict) for p in _PREFIXES
+        }
         prefix_map = {max(_PREFIXES, key=lambda prefix: hits[prefix]): ""}
     result = {}
     for name, value in state_dict.items():
         prefix = max((p for p in prefix_map if name.startswith(p)), key=len, default=None)
         if prefix is None or name.endswith(_COUNTER):
             continue
-        new = prefix_map[prefix] + name[len(prefix) :]
-        if new not in own:
-            new = _OLD_PYRAMID.sub(r"\1.0.\2", new)
+        new = _known(prefix_map[prefix] + name[len(prefix) :], own)
         if new in own or not name.startswith(_CLASSIFIER):
             result[new] = value
     return result
+
+
+def _known(name: str, own: Collection[str]) -> str:
+    """The name, or what torchvision calls it today where that is one of ``own``."""
+    names = [name, *(old.sub(new, name) for old, new in _OLD_NAMES)]
+    return next((known for known in names if known in own), name)
 
 
 def _with_ssd_head(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from monai_labelfx.ops.anchor_grid import anchor_grid, anchor_shapes, grid_points
 from monai_labelfx.ops.anchor_planning import AnchorPlan, plan_anchors
 from monai_labelfx.ops.anchor_sampling import balanced_sample, hard_negative_sample, hard_negatives
+from monai_labelfx.ops.blend import blend
 from monai_labelfx.ops.blind_spots import blind_spot_mask
 from monai_labelfx.ops.borders import border_classes
 from monai_labelfx.ops.box_affine import (
@@ -28,7 +29,9 @@ from monai_labelfx.ops.instances import decode_instances
 from monai_labelfx.ops.matrix_nms import mask_iou, matrix_nms
 from monai_labelfx.ops.mean_field import windowed_mean_field
 from monai_labelfx.ops.nms import greedy_nms
+from monai_labelfx.ops.paste_masks import crop_masks, paste_masks
 from monai_labelfx.ops.roi_align import roi_align
+from monai_labelfx.ops.run_length import decode_run_lengths, encode_run_lengths
 from monai_labelfx.ops.smooth_maxima import (
     add_smooth_max_terms,
     alpha_for_target,
@@ -49,6 +52,7 @@ __all__ = [
     "anchor_shapes",
     "atss_matches",
     "balanced_sample",
+    "blend",
     "blind_spot_mask",
     "border_classes",
     "box_bag_logits",
@@ -66,9 +70,12 @@ __all__ = [
     "boxes_to_world",
     "clip_boxes",
     "component_boxes",
+    "crop_masks",
     "decode_instances",
+    "decode_run_lengths",
     "deltas_to_boxes",
     "distances_to_boxes",
+    "encode_run_lengths",
     "frame_voxels",
     "frames_to_mask",
     "greedy_nms",
@@ -80,6 +87,7 @@ __all__ = [
     "masks_to_boxes",
     "matrix_nms",
     "paired_box_overlap",
+    "paste_masks",
     "plan_anchors",
     "refine_by_field",
     "roi_align",

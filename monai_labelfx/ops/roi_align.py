@@ -72,7 +72,7 @@ def roi_align(
     """
     sizes, scales = _checked(features, boxes, batch_index, output_size, spatial_scale, sampling_ratio)
     if not len(boxes):
-        return features.flatten()[:0].reshape(0, features.shape[1], *sizes)
+        return features[:0].reshape(0, features.shape[1], *sizes)
     ndim, shape = len(sizes), features.shape[2:]
     table = features if features.dtype == torch.float64 else features.float()
     table = table.movedim(1, -1).contiguous().view(-1, features.shape[1])

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from monai_labelfx.transforms.attach_boxes import AttachBoxesd
+from monai_labelfx.transforms.attach_instances import AttachInstancesd
 from monai_labelfx.transforms.border_classes_to_instances import BorderClassesToInstances, BorderClassesToInstancesd
 from monai_labelfx.transforms.boxes_to_bags import BoxesToBags, BoxesToBagsd
 from monai_labelfx.transforms.boxes_to_original import BoxesToOriginald
 from monai_labelfx.transforms.fill_boxes import FillBoxes, FillBoxesd
 from monai_labelfx.transforms.fill_missing_label import FillMissingLabeld
 from monai_labelfx.transforms.instances_to_border_classes import InstancesToBorderClasses, InstancesToBorderClassesd
+from monai_labelfx.transforms.instances_to_masks import InstancesToMasks, InstancesToMasksd
 from monai_labelfx.transforms.labels_to_tight_boxes import LabelsToTightBoxes, LabelsToTightBoxesd
 from monai_labelfx.transforms.pack_boxes import PackBoxesd
 from monai_labelfx.transforms.place_boxes_on_image import PlaceBoxesOnImage, PlaceBoxesOnImaged
@@ -27,6 +29,7 @@ from monai_labelfx.transforms.to_single_channel import ToSingleChannel, ToSingle
 
 __all__ = [
     "AttachBoxesd",
+    "AttachInstancesd",
     "BorderClassesToInstances",
     "BorderClassesToInstancesd",
     "BoxesToBags",
@@ -37,6 +40,8 @@ __all__ = [
     "FillMissingLabeld",
     "InstancesToBorderClasses",
     "InstancesToBorderClassesd",
+    "InstancesToMasks",
+    "InstancesToMasksd",
     "LabelsToTightBoxes",
     "LabelsToTightBoxesd",
     "PackBoxesd",

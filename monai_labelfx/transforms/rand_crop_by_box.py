@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random crops of one size that often hold an object, chosen by the boxes of an item."""
+"""Random crops of one size that often hold an object, chosen by the boxes or the label map of an item."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable, SpatialCrop, SpatialPad
 from monai.utils import TransformBackends
 
+from monai_labelfx.ops.components import component_boxes
 from monai_labelfx.ops.instances import per_axis
+from monai_labelfx.transforms._voxel_grids import check_applied
 from monai_labelfx.transforms.place_boxes_on_image import PlaceBoxesOnImage, check_one_key
 
 __all__ = ["RandCropByBoxd"]
@@ -27,15 +29,22 @@ class RandCropByBoxd(Randomizable, MapTransform):
 
     The boxes stay as they are: put :py:class:`PlaceBoxesOnImaged` behind this transform, as behind any spatial one.
 
+    With ``instance_key`` the boxes are those of the objects of a label map as it is at this place of the pipeline,
+    which therefore needs none before its end (:py:class:`AttachInstancesd`, :py:class:`InstancesToMasksd`).
+
     Args:
         keys: images and label maps (C, \\*spatial) of one grid; boxes are looked up on the first.
         box_key: boxes (N, 2 * spatial_dims) that carry their affine, see :py:class:`AttachBoxesd`. Default "box".
+        instance_key: label map (C, \\*spatial) of the same grid, each number of a channel one object, to draw from
+            instead of the boxes. Default ``None``, boxes are.
         roi_size: size of the crop, one number or one for each axis.
         object_probability: share of crops that are drawn around a box, 0 to 1. Default 0.7.
         allow_missing_keys: skip keys that an item lacks instead of raising ``KeyError``.
 
     Raises:
-        ValueError: for a probability outside 0 to 1 or a size below 1; in the call, where keys differ in their grid.
+        KeyError: in the call, where the item lacks a key, the boxes or the label map of instances.
+        ValueError: for a probability outside 0 to 1 or a size below 1; in the call, where keys differ in their grid, or
+            a label map of instances does not hold whole numbers.
 
     Notes:
         MONAI's ``RandCropBoxByPosNegLabeld`` draws the end of a crop one voxel off (its issue 7824), and rounds boxes.
@@ -58,6 +67,7 @@ class RandCropByBoxd(Randomizable, MapTransform):
         keys: KeysCollection,
         *,
         box_key: str = "box",
+        instance_key: str | None = None,
         roi_size: int | Sequence[int],
         object_probability: float = 0.7,
         allow_missing_keys: bool = False,
@@ -67,6 +77,7 @@ class RandCropByBoxd(Randomizable, MapTransform):
             raise ValueError(f"object_probability must be 0 to 1, got {object_probability}.")
         check_one_key((box_key,))
         self.box_key = box_key
+        self.instance_key = instance_key
         self.roi_size = roi_size
         self.object_probability = object_probability
         self.place = PlaceBoxesOnImage()
@@ -95,8 +106,21 @@ class RandCropByBoxd(Randomizable, MapTransform):
                 raise ValueError(f"roi_size must be voxels, 1 or above, got {self.roi_size}.")
             if key == self.first_key(item):
                 padded = SpatialPad(size)(item[key])
-                boxes, _ = self.place(item[self.box_key], padded)
-                self.randomize(torch.as_tensor(boxes).numpy(force=True), padded.shape[1:], size)
+                self.randomize(self._boxes(item, padded, shape), padded.shape[1:], size)
             crop = SpatialCrop(roi_start=self.start, roi_end=[s + n for s, n in zip(self.start, size, strict=True)])
             item[key] = crop(SpatialPad(size)(item[key]))
         return item
+
+    def _boxes(self, item: dict, padded: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
+        """The boxes (N, 2 * spatial_dims) to draw from, in voxels of the image, along axes that were not padded."""
+        source = self.box_key if self.instance_key is None else self.instance_key
+        if source not in item:
+            raise KeyError(f"RandCropByBoxd: the item has no {source!r} to draw from; keys {sorted(map(str, item))}")
+        if self.instance_key is None:
+            return torch.as_tensor(self.place(item[source], padded)[0]).numpy(force=True)
+        check_applied(item[source], repr(source), "RandCropByBoxd")
+        if tuple(item[source].shape[1:]) != shape:
+            raise ValueError(f"{source!r} must have the grid {shape} of the first key, got {item[source].shape[1:]}.")
+        label = torch.as_tensor(item[source]).as_subclass(torch.Tensor)  # not padded: the crop fills a padded axis
+        found = [component_boxes(channel, instances=True)[0] for channel in label]
+        return torch.cat([torch.zeros(0, 2 * len(shape), dtype=torch.int64), *(one.cpu() for one in found)]).numpy()

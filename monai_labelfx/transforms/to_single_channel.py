@@ -24,9 +24,11 @@ class ToSingleChannel(Transform):
     Args:
         on_color: what to do where the colour channels differ. "error" (default): raise, because a colour picture among
             grey ones is nearly always a mistake in the datalist, and mixing the colours would hide it. "luminance":
-            0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, as Pillow's mode "L"), rounded for integer dtypes.
+            0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, as Pillow's mode "L"), rounded for integer dtypes. "keep": leave
+            all channels as they are where they are not one grey picture, for label maps, whose channels may hold
+            objects that overlap.
 
-    Input (C, *spatial) with C in 1 to 4; output (1, *spatial), same dtype, meta kept.
+    Input (C, *spatial) with C in 1 to 4, for "keep" any number; output (1, *spatial), same dtype, meta kept.
 
     Raises:
         ValueError: more than four channels; two channels whose second is no constant alpha (such as two stains);
@@ -42,13 +44,15 @@ class ToSingleChannel(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, *, on_color: str = "error") -> None:
-        if on_color not in ("error", "luminance"):
-            raise ValueError(f"on_color must be 'error' or 'luminance', got {on_color!r}")
+        if on_color not in ("error", "luminance", "keep"):
+            raise ValueError(f"on_color must be 'error', 'luminance' or 'keep', got {on_color!r}")
         self.on_color = on_color
 
     def __call__(self, img: NdarrayOrTensor) -> torch.Tensor:
         image: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta())
         channels = image.shape[0]
+        if self.on_color == "keep" and not _is_grey(image):
+            return image.clone()
         if not 1 <= channels <= 4 or image.ndim < 2:
             raise ValueError(f"expected (C, *spatial) with 1 to 4 channels, got shape {tuple(image.shape)}")
         if channels == 2 and bool((image[1] != image[1].flatten()[0]).any()):
@@ -67,6 +71,14 @@ class ToSingleChannel(Transform):
         weights = torch.tensor(_LUMINANCE, dtype=kind, device=image.device).reshape(3, *[1] * (image.ndim - 1))
         mixed = (image[:3] * weights).sum(0, keepdim=True)
         return mixed if image.is_floating_point() else mixed.round().to(image.dtype)
+
+
+def _is_grey(image: torch.Tensor) -> bool:
+    """Whether the channels are grey, grey and a constant alpha, or equal colours with or without alpha."""
+    channels = image.shape[0]
+    if channels == 2:
+        return bool((image[1] == image[1].flatten()[0]).all())
+    return channels == 1 or (channels in (3, 4) and bool((image[1:3] == image[:1]).all()))
 
 
 class ToSingleChanneld(Keyed):

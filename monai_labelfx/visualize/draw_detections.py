@@ -5,35 +5,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from monai_labelfx.visualize._pictures import (
-    CLASSES,
-    clip_text,
-    drawn_axes,
-    edges,
-    font,
-    grey_pictures,
-    nearest,
-    pixels_of,
-    side_by_side,
-    slices_of,
-)
+from monai_labelfx.metrics._mask_crops import MaskCrops
+from monai_labelfx.metrics._object_masks import object_masks
+from monai_labelfx.visualize._captions import write_captions
+from monai_labelfx.visualize._drawn_masks import Drawn, colours_of, with_masks
+from monai_labelfx.visualize._pictures import drawn_axes, font, grey_pictures, pixels_of, side_by_side, slices_of
 
 _DASH, _GAP = 5, 4  # pixels
-_INK = (0, 0, 0)
-_FILL = 0.35  # opacity of a mask
-
-
-class Drawn(NamedTuple):
-    """Detections of one image that are drawn, the best one first; ``scores`` is ``None`` for reference boxes."""
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray | None
-    masks: np.ndarray | None
+_SHARE = 0.25  # of the largest section of a mask: enough to show the object
 
 
 def draw_detections(
@@ -54,9 +37,13 @@ def draw_detections(
 ) -> np.ndarray:
     """The picture of an image with outlines of boxes, each in the colour of its class, named and with its score.
 
-    A volume is shown by slices through the best box (the largest one where there are no scores), or through its middle
-    without boxes. Of a volume those boxes are drawn that cross the slice. Boxes without scores are dashed, as those of
-    ``reference``.
+    A volume is shown by slices through the middle of the best box (the largest one where there are no scores), or next
+    to it where its mask has next to nothing there; without boxes through the middle of the volume. Of a volume those
+    boxes are drawn that cross the slice. Boxes without scores are dashed, as those of ``reference``. A name that finds
+    no room beside those of better boxes is left out.
+
+    Masks have outlines and are tinted; those of one class differ in brightness, so that they can be told apart where
+    they touch. Those of ``reference`` have only outlines, dashed in black, and then no boxes.
 
     Args:
         image: (C, \\*spatial) or (\\*spatial) with D spatial axes, the first channel is drawn. Axis 0 runs to the
@@ -64,7 +51,8 @@ def draw_detections(
         boxes: (N, 2 \\* D) in voxels, low corner, then high corner, half open.
         labels: (N,) whole numbers, from 0.
         scores: (N,), or ``None`` for reference boxes.
-        masks: (N, \\*spatial), what is not 0 is covered with the colour.
+        masks: (N, \\*spatial), what is not 0 is inside; or a list of N blocks, each from the voxel ``floor(low)`` of
+            its box on.
         reference: ``boxes``, ``labels``[, ``masks``] of further, dashed boxes.
         names: label -> what is written beside a box. Default: the number.
         min_score: boxes below are left out.
@@ -116,34 +104,61 @@ def drawn_of(
 def _drawn(one: Mapping[str, Any], shape: tuple[int, ...], min_score: float, max_boxes: int, caption: str) -> Drawn:
     if not isinstance(one, Mapping) or "boxes" not in one or "labels" not in one:
         raise ValueError(f"{caption!r} must be a mapping with boxes, labels and, if there are any, scores and masks")
-    boxes, labels, scores, masks = (_array(one.get(key)) for key in ("boxes", "labels", "scores", "masks"))
+    boxes, labels, scores = (_array(one.get(key)) for key in ("boxes", "labels", "scores"))
     boxes = np.zeros((0, 2 * len(shape))) if not boxes.size else boxes.astype(np.float64)
     count = len(boxes)
-    fits = boxes.shape == (count, 2 * len(shape)) and labels.size == count and scores.size in (0, count)
-    if not fits or (masks.size and masks.shape != (count, *shape)):
+    if boxes.shape != (count, 2 * len(shape)) or labels.size != count or scores.size not in (0, count):
         raise ValueError(
-            f"{caption!r} must have boxes (N, {2 * len(shape)}), labels and scores (N,) and masks (N, *{shape}), got "
-            f"{boxes.shape}, {labels.shape}, {scores.shape} and {masks.shape}"
+            f"{caption!r} must have boxes (N, {2 * len(shape)}), labels and scores (N,), got {boxes.shape}, "
+            f"{labels.shape} and {scores.shape}"
         )
     labels = labels.astype(np.int64).reshape(count)
-    shown = (masks != 0) if masks.size else None
     if one.get("scores") is None:
         low, high = np.split(boxes, 2, axis=1)
         order = np.argsort(-np.prod(high - low, axis=1), kind="stable")
-        return Drawn(boxes[order], labels[order], None, None if shown is None else shown[order])
-    scores = scores.astype(np.float64).reshape(count)
-    order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] >= min_score][:max_boxes]
-    return Drawn(boxes[order], labels[order], scores[order], None if shown is None else shown[order])
+    else:
+        scores = scores.astype(np.float64).reshape(count)
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= min_score][:max_boxes]
+    masks = None if one.get("masks") is None else drawn_masks(one["masks"], boxes, shape, caption).take(order)
+    return Drawn(boxes[order], labels[order], None if one.get("scores") is None else scores[order], masks)
+
+
+def drawn_masks(masks: Any, boxes: Any, shape: Sequence[int], caption: str) -> MaskCrops:
+    """Masks (N, \\*shape), a list of N blocks, or what this made of them; what is not 0 is inside."""
+    if isinstance(masks, MaskCrops):
+        return masks
+    inside = [_inside(mask) for mask in masks] if isinstance(masks, list | tuple) else _inside(masks)
+    return object_masks(inside, boxes, shape, repr(caption))
 
 
 def place_of(drawn: Sequence[Drawn], shape: Sequence[int]) -> list[int]:
-    """The voxel that slices go through: the middle of the best box of the first that has one, or of the image."""
+    """The voxel that slices go through: the middle of the best box of the first that has one, or of the image.
+
+    Where the best box has a mask, the slice along each axis that is next to the middle and shows enough of it.
+    """
     for one in drawn:
         if len(one.boxes):
             low, high = np.split(one.boxes[0], 2)
-            return [int(np.clip(math.floor(c), 0, n - 1)) for c, n in zip((low + high) / 2, shape, strict=True)]
+            place = [int(np.clip(math.floor(c), 0, n - 1)) for c, n in zip((low + high) / 2, shape, strict=True)]
+            if one.masks is not None and one.masks.volumes[0]:
+                crop, first = one.masks.crops[0], one.masks.low[0].tolist()
+                return [
+                    _nearest_full(crop, axis, p - begin) + begin
+                    for axis, (p, begin) in enumerate(zip(place, first, strict=True))
+                ]
+            return place
     return [n // 2 for n in shape]
+
+
+def _nearest_full(mask: np.ndarray, axis: int, wanted: int) -> int:
+    """The index along an axis next to ``wanted`` that has a good share of what the fullest one has of a mask.
+
+    Not the fullest one: of a cavity that is its wall.
+    """
+    areas = mask.sum(axis=tuple(a for a in range(mask.ndim) if a != axis))
+    enough = np.flatnonzero(areas >= _SHARE * areas.max())
+    return int(enough[np.abs(enough - wanted).argmin()])
 
 
 def outlined(
@@ -163,14 +178,15 @@ def _outlined(picture, plane, drawn, shape, place, names):
 
     right, down, cut = plane
     height, width = picture.shape[:2]
-    for one in drawn:
-        for mask, label in zip([] if one.masks is None else one.masks, one.labels, strict=False):
-            picture = _filled(picture, mask, label, plane, place)
-    page = Image.fromarray(picture)
+    page = Image.fromarray(with_masks(picture, drawn, shape, plane, place))
     draw = ImageDraw.Draw(page)
-    used = font(11 if max(height, width) < 400 else 13)
+    wide = 2 if max(height, width) >= 200 else 1
     captions = []
     for one in drawn[::-1]:
+        compared = one.scores is None and len(drawn) > 1
+        if compared and one.masks is not None:
+            continue  # its masks have outlines
+        colours = colours_of(one)
         # the best one last, on top of the others
         for number in range(len(one.boxes) - 1, -1, -1):
             low, high = np.split(one.boxes[number], 2)
@@ -179,30 +195,18 @@ def _outlined(picture, plane, drawn, shape, place, names):
             x = [low[right] * width / shape[right], high[right] * width / shape[right] - 1]
             y = [low[down] * height / shape[down], high[down] * height / shape[down] - 1]
             y = [height - 1 - y[1], height - 1 - y[0]] if down == 2 else y
-            colour = tuple(int(c) for c in CLASSES[1 + int(one.labels[number]) % (len(CLASSES) - 1)])
             sides = zip((x[0], y[0], x[1], y[1]), (width, height, width, height), strict=True)
             corners = [round(min(max(float(side), 0.0), n - 1.0)) for side, n in sides]
-            _rectangle(draw, corners, colour, dashed=one.scores is None, wide=max(height, width) >= 200)
-            if one.scores is not None or len(drawn) == 1:
+            colour = tuple(colours[number].tolist())
+            _rectangle(draw, corners, colour, dashed=one.scores is None, width=1 if one.masks is not None else wide)
+            if not compared:
                 captions.append((corners, colour, _caption(one, number, names)))
-    for (left, top, _, _), colour, text in captions:
-        _write(draw, text, (left, top), (width, height), colour, used)
+    write_captions(draw, captions[::-1], (width, height), font(11 if max(height, width) < 400 else 13))
     return np.asarray(page)
 
 
-def _filled(picture, mask, label, plane, place):
-    """The picture with a mask in the colour of its class, its outline opaque."""
-    _, down, cut = plane
-    values = mask if cut is None else mask.take(place[cut], axis=cut)
-    inside = nearest(values.T[::-1] if down == 2 else values.T, picture.shape[:2])
-    share = np.where(inside & edges(inside), 1.0, _FILL * inside)[..., None]
-    colour = CLASSES[1 + int(label) % (len(CLASSES) - 1)]
-    return (picture * (1 - share) + colour * share).astype(np.uint8)
-
-
-def _rectangle(draw, corners, colour, *, dashed, wide):
+def _rectangle(draw, corners, colour, *, dashed, width):
     left, top, right, bottom = corners
-    width = 2 if wide else 1
     if not dashed:
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=width)
         return
@@ -220,16 +224,6 @@ def _caption(one: Drawn, number: int, names: Mapping[int, str]) -> str:
     return name if one.scores is None else f"{name} {one.scores[number]:.2f}"
 
 
-def _write(draw, text, corner, size, colour, used):
-    """Words above the box, on its colour; inside it where there is no room."""
-    text = clip_text(text, size[0] - 4, used)
-    tall, long = used.size + 2, math.ceil(used.getlength(text)) + 4
-    left = max(0, min(corner[0], size[0] - long))
-    top = corner[1] - tall if corner[1] >= tall else min(corner[1] + 1, max(0, size[1] - tall))
-    draw.rectangle((left, top, left + long - 1, top + tall - 1), fill=colour)
-    draw.text((left + 2, top), text, fill=_INK, font=used)
-
-
 def _image(image: Any, axes: int | None) -> np.ndarray:
     values = _array(image)
     if values.ndim not in (2, 3, 4) or not values.size:
@@ -239,6 +233,10 @@ def _image(image: Any, axes: int | None) -> np.ndarray:
     if axes not in (2, 3) or values.ndim not in (axes, axes + 1):
         raise ValueError(f"image has shape {values.shape}, expected {axes} spatial axes, as the boxes have")
     return values if values.ndim == axes else values[0]
+
+
+def _inside(mask: Any) -> Any:
+    return mask if str(getattr(mask, "dtype", "")).endswith("bool") else _array(mask) != 0
 
 
 def _array(value: Any) -> np.ndarray:

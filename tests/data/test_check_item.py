@@ -134,7 +134,9 @@ def test_box_labels(good):
     ]
     both = check({"image": good["image"], "box": [[0, 0, 0, 9, 9, 9]], "box_label": 0}).faults
     assert [fault.split()[0] for fault in both] == ["box[0]", "box_label"]
-    assert check({"image": good["image"], "box_label": [0]}).faults == ["box_label needs boxes, under the key box"]
+    assert check({"image": good["image"], "box_label": [0]}).faults == [
+        "box_label needs boxes, under the key box, or a label in which each object has its number"
+    ]
     assert check({"image": "absent.png", "box": [], "box_label": [0]}).faults[1:] == [
         "box_label must be one for each of 0 boxes, found 1"
     ]

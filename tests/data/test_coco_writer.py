@@ -12,6 +12,7 @@ import torch
 from monai_labelfx.data.box_files import load_boxes
 from monai_labelfx.data.coco_json import load_coco
 from monai_labelfx.data.coco_writer import save_coco_dataset, save_coco_detections
+from monai_labelfx.ops.run_length import decode_run_lengths
 
 BOXES = [[1.5, 2.0, 4.0, 8.25], [0.0, 0.0, 20.0, 30.0]]
 
@@ -57,6 +58,41 @@ def test_detections(tmp_path):
     rows = json.loads(save_coco_detections(tmp_path / "plain.json", [plain], ["name"]).read_text())
     assert [row["category_id"] for row in rows] == [2, 1] and rows[0]["image_id"] == "name"
     assert json.loads(save_coco_detections(tmp_path / "no.json", [], []).read_text()) == []
+
+
+def test_masks_come_back(tmp_path):
+    shapes, generator = [(20, 30), (5, 6)], np.random.default_rng(0)
+    masks = generator.random((2, 20, 30)) < 0.3
+    items = items_of(tmp_path)
+    items[0] |= {"box": [[0.0, 0.0, 20.0, 30.0]] * 2, "masks": torch.from_numpy(masks)}
+    path = save_coco_dataset(tmp_path / "masks.json", items, ["a", "b"], shapes=shapes)
+    rows = json.loads(path.read_text())["annotations"]
+    assert [row["area"] for row in rows] == masks.sum((1, 2)).tolist()
+    found = load_coco(path, masks=True)
+    assert np.array_equal(decode_run_lengths(found.items[0]["segmentation"]).numpy(), masks)
+    assert found.items[1]["segmentation"] == [] and found.items[0]["box"] == items[0]["box"]
+    again = save_coco_dataset(tmp_path / "again.json", found.items, found.class_names, shapes=found.shapes)
+    assert again.read_text() == path.read_text()
+    with pytest.raises(ValueError, match="masks of image 4 must be one for each of 1 boxes, got 2"):
+        save_coco_dataset(tmp_path / "no.json", [items[0] | {"box": BOXES[:1], "box_label": [0]}], ["a"])
+
+
+def test_masks_of_detections(tmp_path):
+    found = {"boxes": torch.tensor(BOXES), "labels": torch.tensor([1, 0]), "scores": torch.tensor([0.5, 0.25])}
+    masks = torch.zeros(2, 20, 30, dtype=torch.bool)
+    masks[0, 1:3, 4:7] = masks[1, 3:, 2:28] = True
+    plain = save_coco_detections(tmp_path / "plain.json", [found], [5])
+    whole = save_coco_detections(tmp_path / "whole.json", [found | {"masks": masks}], [5])
+    rows = json.loads(whole.read_text())
+    assert torch.equal(decode_run_lengths([row.pop("segmentation") for row in rows]), masks)
+    assert rows == json.loads(plain.read_text())
+    crops = {"masks": [masks[0, 1:4, 2:9], masks[1]]}
+    cut = save_coco_detections(tmp_path / "cut.json", [found | crops], [5], shapes=[(20, 30)])
+    assert cut.read_text() == whole.read_text()
+    with pytest.raises(ValueError, match="masks of image 5 are crops and need the size of the image: give shapes"):
+        save_coco_detections(tmp_path / "no.json", [found | crops], [5])
+    with pytest.raises(ValueError, match="shapes must be one .x, y. for each of 1 images, got 2"):
+        save_coco_detections(tmp_path / "no.json", [found], [5], shapes=[(20, 30)] * 2)
 
 
 def test_bad_input_writes_nothing(tmp_path):

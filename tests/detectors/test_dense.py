@@ -131,3 +131,12 @@ def test_box_loss_in_voxels_or_coded():
     found, wanted = detector.place_box_loss(output, places, matches, targets)
     assert found.tolist() == [[1, 0, 5, 4]] and wanted.tolist() == [[0, 0, 4, 8]]
     assert detector.one_hot(matches, targets)[0].tolist() == [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+
+
+def test_detections_know_their_places():
+    scores = [[0.6, 0.0, 0.9, 0.0, 0.8], [0.0, 0.0, 0.7, 0.0, 0.0]]
+    detector = Plain(raw(scores)).eval()
+    ((found, place),) = detector.detect_places(raw(scores), (8, 8), [(8, 8)])
+    assert place.tolist() == [2, 4, 2, 0] and found["labels"].tolist() == [0, 0, 1, 0]
+    assert torch.equal(found["boxes"], detect(detector)["boxes"])
+    assert detector.detect_places(raw([[0.0] * 5] * 2), (8, 8), [(8, 8)])[0][1].shape == (0,)

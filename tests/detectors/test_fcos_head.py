@@ -64,3 +64,11 @@ def test_names_are_those_of_torchvision():
     names += [f"{output}.{p}" for output in outputs for p in ("weight", "bias")]
     module = FCOSHead(2, 8, 3, None, depth=2, norm="group", prior=0.01, centerness_on="regression", first_distance=0.0)
     assert sorted(module.state_dict()) == sorted(names)
+
+
+def test_maps_of_the_tower_of_distances():
+    module, levels = head(3), maps(3)
+    raw, towers = module.with_features(levels)
+    assert torch.equal(raw, module(levels)) and len(towers) == 2
+    for tower, level in zip(towers, levels, strict=True):
+        assert torch.equal(tower, module.regression_head.conv(level))

@@ -83,6 +83,60 @@ def test_masks_follow_their_boxes():
         check({k: v for k, v in target.items() if k != "masks"}, needs_masks=True)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_masks_of_every_type(dims):
+    size = (10, 12, 8)[:dims]
+    boxes = torch.tensor([[2.0] * dims + [5.0] * dims, [4.0] * dims + [8.0] * dims])
+    masks = torch.zeros(2, *size, dtype=torch.bool)
+    for mask, (low, high) in zip(masks, ((2, 5), (4, 8)), strict=True):
+        mask[(slice(low, high),) * dims] = True  # they overlap
+    target = {"boxes": boxes, "labels": torch.tensor([0, 1])}
+    for given in (
+        masks,
+        masks.int() * 5,
+        masks.float(),
+        masks.double() * 0.6 + 0.4 * ~masks,
+        MetaTensor(masks * 255.0),
+    ):
+        found = check(target | {"masks": given}, size=size, needs_masks=True).masks
+        assert type(found[0]) is torch.Tensor and found[0].dtype == torch.bool and torch.equal(found[0], masks)
+    with pytest.raises(ValueError, match="masks of film must be bool, whole numbers or floats, got torch.complex64"):
+        check(target | {"masks": masks * 1j}, size=size, needs_masks=True)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_mask_without_voxels_goes_with_its_box(dims):
+    size = (10, 12, 8)[:dims]
+    boxes = torch.tensor([[2.0] * dims + [5.0] * dims, [4.0] * dims + [8.0] * dims])
+    masks = torch.zeros(2, *size)
+    masks[(1, *(slice(5, 7),) * dims)] = 1
+    target = {"boxes": boxes, "labels": torch.tensor([0, 1]), "masks": masks}
+    with pytest.warns(UserWarning, match="1 of 2 masks of film have no voxel and were dropped with their boxes"):
+        found = check(target, size=size, needs_masks=True)
+    assert found.labels.tolist() == [[1]] and torch.equal(found.boxes[0], boxes[1:])
+    assert torch.equal(found.masks[0], masks[1:] > 0) and len(target["boxes"]) == 2
+    with pytest.raises(
+        ValueError, match=r"masks of film must be those of its boxes, row by row, got box .* for mask 0"
+    ):
+        check(target | {"masks": masks.flip(0)}, size=size, needs_masks=True)
+    beside = torch.zeros_like(masks)
+    beside[(0, *(slice(2, 5),) * (dims - 1))][..., 5:7] = beside[1] = 1
+    with pytest.raises(ValueError, match="for mask 0"):  # in common along all axes but the last
+        check(target | {"masks": beside}, size=size, needs_masks=True)
+    with pytest.warns(UserWarning, match="2 of 2 masks"):
+        found = check(target | {"masks": 0 * masks}, size=size, needs_masks=True)
+    assert found.masks[0].shape == (0, *size) and not found.valid.any()
+
+
+def test_no_objects_are_no_masks():
+    nothing = {"boxes": torch.tensor([]), "labels": torch.tensor([])}
+    for masks in (torch.tensor([]), torch.zeros(0, 10, 12), torch.zeros(0, 10, 12, dtype=torch.bool)):
+        found = check(nothing | {"masks": masks}, needs_masks=True).masks
+        assert found[0].shape == (0, 10, 12) and found[0].dtype == torch.bool
+    with pytest.raises(ValueError, match=r"must have shape \(0, 10, 12\), one mask for each box, got \(1, 10, 12\)"):
+        check(nothing | {"masks": torch.zeros(1, 10, 12)}, needs_masks=True)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -8,13 +8,15 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from monai_labelfx.detectors.window_inferer import WindowDetectionInferer, _pasted, detector_keys
+from monai_labelfx.detectors.window_inferer import WindowDetectionInferer, detector_keys
 
 
 class Finder(torch.nn.Module):
     """Detects each bright region: its value is class + score, so that the truth of any image is known."""
 
-    def __init__(self, *, masks: bool = False, names: tuple[str, str, str] = ("boxes", "labels", "scores")) -> None:
+    def __init__(
+        self, *, masks: bool | str = False, names: tuple[str, str, str] = ("boxes", "labels", "scores")
+    ) -> None:
         super().__init__()
         self.masks = masks
         self.target_box_key, self.target_label_key, self.pred_score_key = names
@@ -40,11 +42,14 @@ class Finder(torch.nn.Module):
             self.target_label_key: torch.tensor(labels, dtype=torch.int64),
             self.pred_score_key: torch.tensor(scores, dtype=torch.float32),
         }
-        return (
-            {**found, "masks": torch.stack(masks) if masks else image.new_zeros(0, *image.shape) > 0}
-            if self.masks
-            else found
-        )
+        if self.masks == "blocks":
+            found["masks"] = [
+                mask[tuple(map(slice, *box.long().split(image.ndim)))]
+                for mask, box in zip(masks, found[self.target_box_key], strict=True)
+            ]
+        elif self.masks:
+            found["masks"] = torch.stack(masks) if masks else image.new_zeros(0, *image.shape) > 0
+        return found
 
 
 def scene(shape: tuple[int, ...], objects: list[tuple]) -> torch.Tensor:
@@ -57,8 +62,9 @@ def scene(shape: tuple[int, ...], objects: list[tuple]) -> torch.Tensor:
 
 def same(found: dict, expected: dict) -> None:
     assert found.keys() == expected.keys()
-    for key in expected:
-        assert torch.equal(found[key], expected[key]), key
+    for key, value in expected.items():
+        assert type(found[key]) is type(value) and len(found[key]) == len(value), key
+        assert all(torch.equal(one, other) for one, other in zip(found[key], value, strict=True)), key
 
 
 FLAT = scene(
@@ -71,7 +77,7 @@ DEEP = scene(
 
 
 @pytest.mark.parametrize("image", [FLAT, DEEP], ids=["2-D", "3-D"])
-@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("masks", [False, True, "blocks"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_equals_detection_in_the_whole_image(image, masks, batch):
     roi = [20, 18] if image.ndim == 3 else [14, 14, 14]
@@ -85,10 +91,12 @@ def test_equals_detection_in_the_whole_image(image, masks, batch):
 
 
 @pytest.mark.parametrize("roi", [64, None, -1, (50, 60)])
-def test_one_window_is_direct_detection(roi):
-    detector = Finder(masks=True)
+@pytest.mark.parametrize("masks", [True, "blocks"])
+def test_one_window_is_direct_detection(roi, masks):
+    detector = Finder(masks=masks)
     (expected,) = detector(FLAT[None])
-    twice = {key: value.repeat_interleave(2, 0) for key, value in expected.items()}  # merging would drop the copies
+    # merging would drop the copies
+    twice = {k: v + v if isinstance(v, list) else v.repeat_interleave(2, 0) for k, v in expected.items()}
     detector.find = lambda image: twice  # type: ignore[method-assign]
     detector.calls = []
     (found,) = WindowDetectionInferer(roi)(FLAT[None], detector)
@@ -96,9 +104,10 @@ def test_one_window_is_direct_detection(roi):
     assert detector.calls == [(1, 1, 50, 40)]
 
 
-def test_images_of_different_sizes_share_batches():
+@pytest.mark.parametrize("masks", [True, "blocks"])
+def test_images_of_different_sizes_share_batches(masks):
     images = [FLAT, FLAT[:, 9:45, 9:30].clone(), MetaTensor(DEEP[:, :18, :18, 4]), torch.zeros(1, 60, 60)]
-    detector = Finder(masks=True)
+    detector = Finder(masks=masks)
     expected = [detector(image.as_subclass(torch.Tensor)[None])[0] for image in images]
     detector.calls = []
     found = WindowDetectionInferer(18, overlap=0.7, sw_batch_size=64)(images, detector)
@@ -108,12 +117,13 @@ def test_images_of_different_sizes_share_batches():
     assert WindowDetectionInferer(18)([], detector) == []
 
 
-def test_an_object_larger_than_windows_is_put_together():
+@pytest.mark.parametrize("masks", [True, "blocks"])
+def test_an_object_larger_than_windows_is_put_together(masks):
     for axes in (2, 3):
         image = scene(
             (40,) * axes, [((3,) * axes, (36,) * (axes - 1) + (37,), 1.5), ((38,) * axes, (40,) * axes, 0.75)]
         )
-        detector = Finder(masks=True)
+        detector = Finder(masks=masks)
         (expected,) = detector(image[None])
         same(WindowDetectionInferer(16, overlap=0.5)(image[None], detector)[0], expected)
         same(WindowDetectionInferer(16, overlap=0.0)(image[None], detector)[0], expected)
@@ -155,6 +165,8 @@ def test_thresholds_and_number():
         inferer = WindowDetectionInferer(roi, score_threshold=0.5, detections_per_image=2)
         (found,) = inferer(FLAT[None], detector)
         assert found["scores"].tolist() == [0.75, 0.625] and found["masks"].shape == (2, 50, 40)
+        (blocks,) = inferer(FLAT[None], Finder(masks="blocks"))
+        assert [tuple(one.shape) for one in blocks["masks"]] == [(8, 8), (9, 9)]
         assert found["labels"].tolist() == [1, 0]
 
 
@@ -233,11 +245,3 @@ def test_classes_do_not_suppress_each_other():
     calls: list = []
     (found,) = WindowDetectionInferer(16, overlap=0.5, border_margin=0)(torch.zeros(1, 1, 24, 16), detector)
     assert found["labels"].tolist() == [1, 0] and found["boxes"].tolist() == [[9, 3, 13, 9]] * 2
-
-
-def test_masks_of_parts_are_united():
-    left, right = torch.ones(3, 2, dtype=torch.bool), torch.zeros(3, 2, dtype=torch.bool)
-    right[:, 1] = True  # says nothing of the column that both windows show
-    pasted = _pasted([[((1, 0), left), ((1, 1), right)], []], (5, 4), torch.device("cpu"))
-    assert pasted[0].sum(1).tolist() == [0, 3, 3, 3, 0] and pasted[0].any(0).tolist() == [True, True, True, False]
-    assert not pasted[1].any()

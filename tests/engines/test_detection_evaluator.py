@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 
 import pytest
 import torch
 from ignite.metrics import Average
+from instance_samples import blocks_of
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.data.utils import no_collation
 from monai.engines import SupervisedEvaluator
@@ -16,7 +19,10 @@ from monai.handlers import ValidationHandler
 
 from monai_labelfx.detectors.window_inferer import WindowDetectionInferer
 from monai_labelfx.engines.detection_evaluator import DetectionEvaluator
+from monai_labelfx.engines.detection_metric_handler import DetectionMetricHandler
+from monai_labelfx.engines.detection_prepare_batch import DetectionPrepareBatch
 from monai_labelfx.engines.detection_trainer import DetectionTrainer
+from monai_labelfx.metrics.coco_detection import CocoDetectionMetric
 
 
 class Detector(torch.nn.Module):
@@ -101,6 +107,46 @@ def test_windows():
     whole, windows = (run(Detector(), batch=1, inferer=inferer)[1] for inferer in (None, WindowDetectionInferer(7)))
     for (one,), (other,) in zip(whole, windows, strict=True):
         assert torch.equal(one["pred"]["boxes"], other["pred"]["boxes"])
+
+
+class Masked(Detector):
+    """Masks of what is bright, whole or as blocks; the label map of an item is its truth."""
+
+    def __init__(self, form) -> None:
+        super().__init__()
+        self.form = form
+        self.made: list[weakref.ref] = []
+
+    def forward(self, images, targets=None):
+        found = super().forward(images)
+        for image, one in zip(images, found, strict=True):
+            whole = (image.as_subclass(torch.Tensor) > 0.5)[: len(one["boxes"])]
+            one["masks"] = whole if self.form is torch.as_tensor else self.form(whole, one["boxes"])
+            self.made += [weakref.ref(mask) for mask in ([whole] if one["masks"] is whole else one["masks"])]
+        return found
+
+
+@pytest.mark.parametrize("form", [torch.as_tensor, blocks_of])
+@pytest.mark.parametrize("shape", [(10, 12), (8, 9, 8)])
+@pytest.mark.parametrize("inferer", [None, WindowDetectionInferer(7)])
+def test_masks_in_both_forms_are_measured_and_not_kept(form, shape, inferer):
+    boxes = [(1, 2, 4, 5), (3, 1, 6, 4), (0, 0, 3, 4), (4, 5, 8, 8)]
+    boxes = boxes if len(shape) == 2 else [(*box[:2], 3, *box[2:], 5) for box in boxes]
+    items = [item(box, shape) for box in boxes]
+    for one in items:
+        one["mask"] = (one["image"] > 0.5).as_tensor()
+    kinds = CocoDetectionMetric(("box", "mask"), area_ranges={}, max_detections=(1,))
+    metric = {"mask_mAP": DetectionMetricHandler(kinds, bootstrap=5)}
+    detector = Masked(form)
+    options = {"prepare_batch": DetectionPrepareBatch(mask_key="mask"), "inferer": inferer, "key_val_metric": metric}
+    loader = DataLoader(Dataset(items), batch_size=1, collate_fn=no_collation)
+    evaluator = DetectionEvaluator("cpu", loader, detector, **options)
+    evaluator.run()
+    names = ("box_mAP", "mask_mAP", "mask_AP50", "mask_AR_1", "mask_mAP_low", "mask_mAP_high")
+    assert all(evaluator.state.metrics[name] == 1 for name in names)
+    assert isinstance(evaluator.state.output[0]["pred"]["masks"], list) == (form is blocks_of)
+    gc.collect()
+    assert len(detector.made) >= 4 and sum(mask() is not None for mask in detector.made) <= 1, "that of the last image"
 
 
 def test_not_decollated():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from dicom_samples import phantom, write_series
 from ignite.engine import Engine
+from instance_samples import blocks_of, found_in, solids
 from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
@@ -30,6 +31,7 @@ from PIL import Image
 from monai_labelfx.data import AutoReader, load_detections
 from monai_labelfx.engines.detection_saver import DetectionSaver
 from monai_labelfx.ops.box_affine import boxes_through_affine, masks_to_boxes
+from monai_labelfx.ops.run_length import decode_run_lengths
 
 
 def detections(boxes, labels=None, scores=None) -> dict[str, torch.Tensor]:
@@ -198,3 +200,26 @@ def test_images_without_original_affine(tmp_path):
     run(DetectionSaver(tmp_path, ["a.png"]), [{**moved, "pred": box}])
     found = load_detections(tmp_path / "a_detections.mrk.json")
     assert np.array_equal(found["affine"], np.eye(4)) and found["boxes"].tolist() == [[5, 1, 7, 3]]
+
+
+@pytest.mark.parametrize("form", [torch.as_tensor, blocks_of])
+def test_masks_are_run_lengths_of_the_file(tmp_path, form):
+    masks = solids((8, 6, 5))
+    image = image_of("a.nii.gz", (8, 6, 5), spatial_shape=(8, 6, 5))
+    moved = Flipd("image", 1)({"image": image})["image"]
+    pred = found_in(np.flip(masks, 2).copy(), scores=[0.3, 0.9, 0.6], labels=[0, 1, 2], form=form)
+    run(DetectionSaver(tmp_path, ["a.nii.gz"], min_score=0.5), [{"image": moved, "pred": pred}])
+    entries = coco(tmp_path)
+    assert [entry["category_id"] for entry in entries] == [2, 3], "in falling order of the scores"
+    assert entries[0]["segmentation"]["size"] == [5, 6, 8]
+    assert np.array_equal(decode_run_lengths([entry["segmentation"] for entry in entries]), masks[1:])
+
+
+def test_without_masks_or_without_the_file_of_all_images(tmp_path):
+    pred = found_in(solids((8, 6)))
+    run(DetectionSaver(tmp_path, ["a.png"]), [{"image": image_of("a.png"), "pred": {**pred, "masks": None}}])
+    assert len(coco(tmp_path)) == 3 and all("segmentation" not in entry for entry in coco(tmp_path))
+    wrong = {"image": image_of("a.png"), "pred": {**pred, "masks": pred["masks"][:2]}}
+    run(DetectionSaver(tmp_path / "boxes", ["a.png"], coco=None), [wrong])
+    with pytest.raises(ValueError, match=r"the masks of 'a' must be \(3, \*\(8, 6\)\)"):
+        run(DetectionSaver(tmp_path, ["a.png"]), [wrong])

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from instance_samples import blocks_of
 from monai.data import MetaTensor, list_data_collate
 from monai.engines import SupervisedEvaluator
+from monai.transforms import Orientation
 from PIL import Image
 
 from monai_labelfx.engines import OverviewSaver
+from monai_labelfx.ops.box_affine import masks_to_boxes
 from monai_labelfx.visualize import overview_page
 
 
@@ -110,25 +113,62 @@ def test_boxes_are_drawn_over_the_image(tmp_path):
     assert (86, 180, 233) in colours and (0, 158, 115) in colours and (230, 159, 0) not in colours
 
 
-def test_boxes_of_volumes_turn_with_them_and_choose_the_slice():
+@pytest.mark.parametrize("form", [torch.as_tensor, blocks_of])
+def test_boxes_of_volumes_turn_with_them_and_choose_the_slice(form):
     affine = torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0]))  # RAS: the first two axes are turned round for drawing
     volume = MetaTensor(torch.zeros(1, 8, 6, 10), affine=affine)
     masks = torch.zeros(2, 8, 6, 10, dtype=torch.bool)
     masks[0, 1:4, 1:3, 6:9] = masks[1, 5:8, 0:6, 0:3] = True
     volume[0, 1:4, 1:3, 7] = 1.0
-    pred = _found(((1, 1, 6, 4, 3, 9), 0, 0.9), ((5, 0, 0, 8, 6, 3), 1, 0.5), masks=masks)
+    pred = _found(((1, 1, 6, 4, 3, 9), 0, 0.9), ((5, 0, 0, 8, 6, 3), 1, 0.5))
+    pred["masks"] = masks if form is torch.as_tensor else form(masks, pred["boxes"])
     saver = OverviewSaver(".", items=BOXES[:2])
     saver._save = lambda engine: None  # type: ignore[method-assign]
     _detect(saver, volume, pred=pred)
     ((_, [(_, film, _), (_, [found], kind)]),) = saver._rows
     assert kind == "boxes" and film.shape == (1, 8, 6, 1) and saver._spacings == [[1.0, 1.0, 2.0]]
     assert found["boxes"].tolist() == [[4, 3, 0, 7, 5, 1]] and found["labels"].tolist() == [0]
-    assert torch.equal(found["masks"][0], film[0] > 0) and film.sum() == 6, "the slice of the best box, turned alike"
+    shown = (film[0, ..., 0] > 0).numpy()
+    assert np.array_equal(np.argwhere(shown).min(0), found["masks"].low[0, :2]) and film.sum() == 6
+    assert found["masks"].crops[0].shape == (3, 2, 1) and shown[4:7, 3:5].all(), "the best box's slice, turned alike"
     # all slices, all boxes
     saver.planes = 3
     _detect(saver, volume, pred=pred)
     ((_, [(_, film, _), (_, [found], _)]),) = saver._rows
     assert film.shape == (1, 8, 6, 10) and found["boxes"].tolist() == [[4, 3, 6, 7, 5, 9], [0, 0, 0, 3, 6, 3]]
+    assert found["masks"].low.tolist() == [[4, 3, 6], [0, 0, 0]]
+    assert found["masks"].high.tolist() == [[7, 5, 9], [3, 6, 3]]
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SAR", "IPL", "ASL"])
+def test_masks_turn_with_the_image(codes):
+    rng = np.random.default_rng(0)
+    affine = torch.as_tensor([[0.0, -1.5, 0, 4], [2.0, 0, 0, -3], [0, 0, 3.0, 1], [0, 0, 0, 1]])
+    masks = torch.zeros(2, 5, 6, 7, dtype=torch.bool)
+    masks[0, 1:4, 2:6, 3:5] = torch.as_tensor(rng.random((3, 4, 2)) < 0.5)
+    masks[1, 0:2, 0:3, 0:6] = torch.as_tensor(rng.random((2, 3, 6)) < 0.5)
+    saver = OverviewSaver(".", items=BOXES[:2], orientation=codes, planes=3)
+    pred = {**_found(((1, 2, 3, 4, 6, 5), 0, 0.9), ((0, 0, 0, 2, 3, 6), 0, 0.5)), "masks": masks}
+    found = saver._upright_boxes(pred, MetaTensor(torch.zeros(1, 5, 6, 7), affine=affine))
+    expected = Orientation(codes, labels=None)(MetaTensor(masks, affine=affine)).numpy()
+    assert found["shape"] == expected.shape[1:] == found["masks"].shape
+    for low, high, crop, mask in zip(*found["masks"][:2], found["masks"].crops, expected, strict=True):
+        whole = np.zeros_like(mask)
+        whole[tuple(map(slice, low, high))] = crop
+        assert np.array_equal(whole, mask)
+
+
+def test_masks_of_the_slice_are_drawn(tmp_path):
+    """A reference that the slice misses, and one that it meets."""
+    masks = torch.zeros(2, 8, 6, 10, dtype=torch.bool)
+    masks[0, 1:4, 1:5, 6:9] = masks[1, 5:8, 0:3, 0:8] = True
+    target = {"boxes": masks_to_boxes(masks), "labels": torch.tensor([1, 2]), "masks": masks}
+    pred = _found(((5, 0, 0, 7, 2, 5), 0, 0.9), masks=[masks[1, 5:7, 0:2, 0:5]])
+    volume = MetaTensor(torch.zeros(1, 8, 6, 10), affine=torch.eye(4))
+    _detect(OverviewSaver(tmp_path, items=BOXES, panel_size=80), volume, pred=pred, target=target)
+    page = np.asarray(Image.open(tmp_path / "overview.png")).reshape(-1, 3)
+    present = {tuple(pixel) for pixel in page.tolist()}
+    assert {(86, 180, 233), (0, 158, 115)} <= present and (230, 159, 0) not in present
 
 
 def test_only_the_best_masks_are_kept():
@@ -136,7 +176,9 @@ def test_only_the_best_masks_are_kept():
     pred = _found(*(((0, 0, k + 1, 1), k, 0.2 * (k + 1)) for k in range(3)), masks=masks)
     saver = OverviewSaver(".", items=BOXES[:2], max_boxes=2)
     kept = saver._upright_boxes(pred, torch.zeros(1, 4, 4))
-    assert kept["labels"].tolist() == [2, 1] and kept["masks"].shape == (2, 4, 4) and kept["boxes"].shape == (2, 4)
+    assert kept["labels"].tolist() == [2, 1] and len(kept["masks"].crops) == 2 and kept["boxes"].shape == (2, 4)
+    pred["masks"] = blocks_of(masks, pred["boxes"])
+    assert len(saver._upright_boxes(pred, torch.zeros(1, 4, 4))["masks"].crops) == 2
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (6, 7, 5)])

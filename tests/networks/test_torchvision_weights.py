@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from monai_labelfx.networks.feature_pyramid import FeaturePyramid
 from monai_labelfx.networks.resnet_backbone import ResNetBackbone
@@ -145,6 +146,19 @@ def test_inflated_weights_sum_to_the_image_s():
     assert torch.equal(centre[:, :, :, 1], weight) and not centre[:, :, :, [0, 2]].any()
 
 
+@pytest.mark.parametrize("depth", ["mean", "centre"])
+@pytest.mark.parametrize("kernel", [2, 4])
+def test_transposed_convolution_of_a_constant_gives_the_image_s_map(depth, kernel):
+    """Two slices come of each, and each of them is the image's map."""
+    torch.manual_seed(0)
+    options = {"stride": 2, "padding": kernel // 2 - 1}
+    flat, volume = nn.ConvTranspose2d(3, 4, kernel, **options), nn.ConvTranspose3d(3, 4, kernel, **options)
+    assert rows_first(volume, flat.state_dict(), depth=depth) == []
+    image = torch.randn(1, 3, 5, 6)
+    found = volume(image[..., None].expand(-1, -1, -1, -1, 5))[..., 2:-2]
+    torch.testing.assert_close(found, flat(image)[..., None].expand_as(found), rtol=1e-4, atol=1e-5)
+
+
 def test_ssd_head_from_the_classifier():
     """fc6 on a map is the fully connected layer where only every third voxel counts."""
     torch.manual_seed(0)
@@ -218,3 +232,69 @@ def test_pictures_with_x_first_need_kernels_with_x_first(spatial_dims):
     for found, expected in zip(net(lying), small(seed=1)(image), strict=True):
         found = found if spatial_dims == 2 else found[..., 0]
         torch.testing.assert_close(found.transpose(-1, -2), expected, rtol=1e-4, atol=1e-5)
+
+
+class Heads(nn.Module):
+    """The heads of a detector, named as those of the networks here."""
+
+    def __init__(self, *, masks: bool = True, dense: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        conv = partial(nn.Conv2d, 4, 4)
+        self.neck = nn.ModuleDict({"fpn": FeaturePyramid(2, [4], 4)})
+        if dense:
+            tower = nn.Sequential(*(nn.Sequential(conv(3), nn.ReLU()) for _ in range(2)))
+            self.head = nn.ModuleDict({"regression_head": nn.ModuleDict({"conv": tower, "bbox_reg": conv(3)})})
+            return
+        self.rpn = nn.ModuleDict({"conv": nn.Sequential(nn.Sequential(conv(3), nn.ReLU())), "cls_logits": conv(1)})
+        self.box_head = nn.ModuleDict({"fc6": nn.Linear(4, 4), "cls_score": nn.Linear(4, 3)})
+        if masks:
+            blocks = {str(n): nn.Sequential(conv(3), nn.ReLU()) for n in range(2)}
+            self.mask_head = nn.ModuleDict({**blocks, "conv5_mask": nn.ConvTranspose2d(4, 4, 2, 2)})
+
+
+NEW = {
+    "neck.fpn.": "backbone.fpn.",
+    "rpn.": "rpn.head.",
+    "box_head.fc": "roi_heads.box_head.fc",
+    "box_head.cls": "roi_heads.box_predictor.cls",
+    "mask_head.conv5": "roi_heads.mask_predictor.conv5",
+    "mask_head.": "roi_heads.mask_head.",
+    "head.": "head.",
+}
+OLD = {
+    "blocks.0.0.": "blocks.0.",
+    "rpn.head.conv.0.0.": "rpn.head.conv.",
+    "mask_head.0.0.": "mask_head.mask_fcn1.",
+    "mask_head.1.0.": "mask_head.mask_fcn2.",
+    "regression_head.conv.0.0.": "regression_head.conv.0.",
+    "regression_head.conv.1.0.": "regression_head.conv.2.",
+}
+
+
+def theirs(heads: Heads, *, old: bool) -> dict[str, torch.Tensor]:
+    """A state dict with names of published files (old) or of torchvision today, and other values than ``heads``."""
+    state = {}
+    for name, value in heads.state_dict().items():
+        own = next(own for own in NEW if name.startswith(own))
+        name = name.replace(own, NEW[own], 1)
+        for today, before in OLD.items() if old else ():
+            name = name.replace(today, before)
+        state[name] = value + 1
+    return state
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("old", [False, True])
+def test_names_of_heads(old, dense):
+    state, module = theirs(Heads(dense=dense), old=old), Heads(dense=dense)
+    known = ("regression_head.conv.2.weight",) if dense else ("mask_head.mask_fcn1.bias", "rpn.head.conv.weight")
+    assert all(any(name.endswith(end) for name in state) == old for end in known)
+    assert rows_first(module, state) == []
+    assert same(module, {name: value + 1 for name, value in Heads(dense=dense).state_dict().items()})
+
+
+def test_heads_that_the_module_does_not_have_are_left_out():
+    assert rows_first(Heads(masks=False), theirs(Heads(), old=False)) == []
+    with pytest.raises(ValueError, match="for Heads does not have mask_head.0.0.weight, .* and 3 more"):
+        rows_first(Heads(), theirs(Heads(masks=False), old=False))

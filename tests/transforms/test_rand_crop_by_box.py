@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, MetaTensor
+from monai.transforms import Flip
 
-from monai_labelfx.transforms import PlaceBoxesOnImaged, RandCropByBoxd
+from monai_labelfx.transforms import AttachBoxesd, PlaceBoxesOnImaged, RandCropByBoxd
 
 SHAPE = {2: (30, 40), 3: (20, 30, 24)}
 ROI = {2: (12, 16), 3: (10, 12, 9)}
@@ -70,6 +71,43 @@ def test_a_box_longer_than_the_crop_fills_it():
         assert out["image"].min() == 1
         starts.add(tuple(out["image"].affine[:2, 3].tolist()))
     assert len(starts) > 10
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("kind", ["metatensor", "tensor", "numpy"])
+@pytest.mark.parametrize("size", [8, 32])
+def test_the_objects_of_a_label_map_are_as_good_as_their_boxes(dims, kind, size):
+    item = make(dims)
+    label = torch.cat([item.pop("mask"), torch.zeros(1, *SHAPE[dims])])
+    label[0, :2, -3:], label[1, -3:, :2] = 7, 1
+    item["label"] = {"metatensor": label, "tensor": label.as_tensor(), "numpy": label.numpy()}[kind]
+    boxes = AttachBoxesd(mask_key="label")({key: item[key] for key in ("image", "label")})["box"]
+    keys, counts = ["image", "label"], set()
+    for seed in range(12):
+        for share in (0.0, 0.7, 1.0):
+            crop = {"roi_size": size, "object_probability": share}
+            drawn = RandCropByBoxd(keys, instance_key="label", **crop).set_random_state(seed)(item | {"box": None})
+            wanted = RandCropByBoxd(keys, **crop).set_random_state(seed)(item | {"box": boxes})
+            assert torch.equal(drawn["image"].affine, wanted["image"].affine)
+            assert torch.equal(torch.as_tensor(drawn["label"]), torch.as_tensor(wanted["label"]))
+            counts |= {tuple(np.unique(np.asarray(drawn["label"])))} if share == 1 else set()
+    assert len(counts) > 1 or size > 8, "each object has its turn"
+
+
+def test_a_label_map_without_objects_and_one_that_cannot_be_used():
+    item = make(2)
+    crop = RandCropByBoxd(["image", "mask"], instance_key="mask", roi_size=12, object_probability=1.0)
+    assert crop(item | {"mask": 0 * item["mask"]})["image"].shape == (1, 12, 12)
+    with pytest.raises(KeyError, match="RandCropByBoxd: the item has no 'label' to draw from"):
+        RandCropByBoxd("image", instance_key="label", roi_size=4)(item)
+    with pytest.raises(KeyError, match="RandCropByBoxd: the item has no 'other' to draw from"):
+        RandCropByBoxd("image", box_key="other", roi_size=4)(item)
+    with pytest.raises(ValueError, match=r"'mask' must have the grid \(30, 40\) of the first key"):
+        RandCropByBoxd("image", instance_key="mask", roi_size=4)(item | {"mask": item["mask"][:, 1:]})
+    with pytest.raises(ValueError, match="whole numbers"):
+        crop(item | {"mask": item["mask"] * 0.5})
+    with pytest.raises(ValueError, match="'mask' has 1 pending operations"):
+        crop(item | {"mask": Flip(0, lazy=True)(item["mask"])})
 
 
 def test_the_seed_decides_and_the_cache_does_not_freeze_it():

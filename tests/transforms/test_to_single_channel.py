@@ -63,5 +63,22 @@ def test_refusals():
         ToSingleChannel()(picture(2, channels=2))
     with pytest.raises(ValueError, match=r"1 to 4 channels, got shape \(5,"):
         ToSingleChannel()(picture(2, channels=5))
-    with pytest.raises(ValueError, match="on_color must be 'error' or 'luminance', got 'mean'"):
+    with pytest.raises(ValueError, match="on_color must be 'error', 'luminance' or 'keep', got 'mean'"):
         ToSingleChannel(on_color="mean")
+
+
+@pytest.mark.parametrize("spatial", [(4, 5), (4, 5, 3)])
+def test_keep_leaves_channels_with_objects_that_overlap(spatial):
+    label = torch.zeros(3, *spatial, dtype=torch.int32)
+    label[0, :2], label[1, 1:3] = 1, 2
+    keep = ToSingleChannel(on_color="keep")
+    for channels in (2, 3):
+        assert torch.equal(keep(label[:channels]), label[:channels])
+    assert torch.equal(keep(label.repeat(2, *[1] * len(spatial))), label.repeat(2, *[1] * len(spatial)))
+
+
+def test_keep_takes_one_channel_of_a_grey_picture():
+    grey = torch.arange(20).reshape(1, 4, 5)
+    alpha = torch.full_like(grey, 255)
+    for stored in (grey, torch.cat([grey, alpha]), grey.expand(3, 4, 5), torch.cat([grey.expand(3, 4, 5), alpha])):
+        assert torch.equal(ToSingleChannel(on_color="keep")(stored), grey)

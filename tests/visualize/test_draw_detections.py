@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from monai_labelfx.visualize._drawn_masks import _FILL
 from monai_labelfx.visualize._pictures import CLASSES
 from monai_labelfx.visualize.draw_detections import draw_detections, drawn_of, place_of
 
@@ -59,14 +60,42 @@ def test_best_boxes_only():
     assert drawn.labels.tolist() == [3, 0, 1, 2] and drawn.scores is None
 
 
-def test_masks_colour_what_they_cover():
-    mask = np.zeros((1, 20, 20), np.uint8)
-    mask[0, 5:10, 5:15] = 3
+@pytest.mark.parametrize("form", ["whole", "numbers", "tensor", "blocks"])
+def test_masks_in_all_forms(form):
+    mask = np.zeros((1, 20, 20), bool)
+    mask[0, 5:10, 5:15] = True
+    forms = {"whole": mask, "numbers": mask * 3.0, "tensor": torch.as_tensor(mask), "blocks": [mask[0, 4:11, 4:16]]}
     plain, masked = (
-        draw_detections(np.zeros((20, 20)), [[4, 4, 11, 16]], [0], [0.5], masks=m, panel_size=100) for m in (None, mask)
+        draw_detections(np.zeros((20, 20)), [[4.2, 4.9, 10.5, 16]], [0], [0.5], masks=m, panel_size=100)
+        for m in (None, forms[form])
     )
-    assert (plain[40:60, 30:45] == 0).all() and (masked[40:60, 30:45] == (np.array(FIRST) * 0.35).astype(int)).all()
+    assert (plain[40:60, 30:45] == 0).all() and (masked[40:60, 30:45] == (np.array(FIRST) * _FILL).astype(int)).all()
     assert tuple(masked[50, 25]) == FIRST, "its outline is opaque"
+
+
+def test_a_reference_with_masks_has_no_boxes():
+    mask = np.zeros((1, 20, 20), bool)
+    mask[0, 5:15, 8:18] = True
+    reference = {"boxes": [[2, 2, 19, 19]], "labels": [2], "masks": mask}
+    nothing = np.zeros((0, 4))
+    picture = draw_detections(np.zeros((20, 20)), nothing, [], [], reference=reference, panel_size=100)
+    assert where(picture, THIRD) == (25, 40, 74, 89)
+    alone = draw_detections(np.zeros((20, 20)), [[2, 2, 19, 19]], [2], masks=mask, panel_size=100)
+    assert where(alone, THIRD) == (10, 10, 94, 94)
+
+
+def test_volumes_are_cut_where_the_best_mask_shows():
+    masks = np.zeros((2, 9, 9, 9), bool)
+    masks[0, 1:6, 1:4, 2:7] = True
+    masks[0, :, :, 4:6] = False
+    found = {"boxes": [[1, 1, 2, 6, 8, 7], [0, 0, 0, 9, 9, 9]], "labels": [0, 0], "scores": [0.9, 0.5]}
+    assert place_of(drawn_of(found, (9, 9, 9), 0, 9), (9, 9, 9)) == [3, 4, 4]
+    masks[0, 2, 1, 4] = True
+    assert place_of(drawn_of({**found, "masks": masks}, (9, 9, 9), 0, 9), (9, 9, 9)) == [3, 3, 3], "one voxel is little"
+    masks[0, 2:4, 1:3, 4] = True
+    assert place_of(drawn_of({**found, "masks": masks}, (9, 9, 9), 0, 9), (9, 9, 9)) == [3, 3, 4]
+    empty = {**found, "masks": masks[1:].repeat(2, axis=0)}
+    assert place_of(drawn_of(empty, (9, 9, 9), 0, 9), (9, 9, 9)) == [3, 4, 4]
 
 
 def test_volumes_are_cut_through_the_best_box():
@@ -118,7 +147,7 @@ def test_refused(image, found, message):
 
 
 def test_refused_masks_planes_and_mappings():
-    with pytest.raises(ValueError, match=r"masks \(N, \*\(9, 9\)\), got .* and \(1, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"masks of 'detections' must be \(1, \*\(9, 9\)\) .* got \(1, 3, 3\)"):
         draw_detections(np.zeros((9, 9)), [[0, 0, 1, 1]], [0], [1.0], masks=np.ones((1, 3, 3)))
     with pytest.raises(ValueError, match="planes is 2"):
         draw_detections(np.zeros((9, 9)), [], [], planes=2)

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from monai_labelfx._atomic import replacing
+from monai_labelfx.data._coco_masks import decoded
 from monai_labelfx.data._reading import reading
 from monai_labelfx.data.class_names import class_names_note
 from monai_labelfx.data.datalist import save_datalist
+from monai_labelfx.data.prepare._instance_maps import instance_maps, save_instance_maps
 from monai_labelfx.data.prepare._volumes import split_by_subject
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm"}
@@ -31,6 +33,7 @@ class Film(NamedTuple):
     labels: Sequence[int] = ()
     shape: tuple[int, int] | None = None
     split: str | None = None  # of the source; None: drawn
+    masks: Sequence[Mapping[str, Any]] | None = None  # run lengths of each object; None: boxes are all there is
 
 
 class Pictures:
@@ -93,6 +96,9 @@ def write_films(
 
     Boxes are cut at the picture; those without volume, outside or not finite are dropped, with one warning. A picture
     of another size than stated is refused: its boxes would be those of another picture. ``notes`` has a ``name``.
+
+    Of films with masks the boxes are the tight ones of these, in the order of the numbers in the label maps that are
+    written too.
     """
     if not films:
         raise ValueError(f"{notes['name']}: no picture to prepare")
@@ -107,12 +113,12 @@ def write_films(
         (temporary / "images").mkdir(parents=True)
         for film in films:
             place = f"images/{film.path.name if flat else film.path.relative_to(base).as_posix()}"
-            boxes, labels = _inside(film, dropped)
             if copy:
                 (temporary / place).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(film.path, temporary / place)
-            image = place if copy else str(film.path.absolute())
-            items[film.split].append({"image": image, "box": boxes, "box_label": labels, "subject": film.subject})
+            item = {"image": place if copy else str(film.path.absolute())}
+            item |= _boxed(film, dropped) if film.masks is None else _masked(film, temporary, place, dropped)
+            items[film.split].append(item | {"subject": film.subject})
         drawn = items.pop(None, [])
         splits = split_by_subject(drawn, validation=validation, test=test, seed=seed) if drawn else {}
         for split, part in items.items():
@@ -138,14 +144,39 @@ def picture_shape(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _inside(film: Film, dropped: dict[str, int]) -> tuple[list[list[float]], list[int]]:
-    """Boxes cut at the picture, and their classes."""
+def _checked_shape(film: Film) -> tuple[int, int]:
+    """Size (x, y) of the picture, which must be what the source states."""
     shape = picture_shape(film.path)
     if film.shape is not None and tuple(film.shape) != shape:
         raise ValueError(
             f"picture {str(film.path)!r} has {shape[0]} x {shape[1]} pixels, but its boxes are of one of "
             f"{film.shape[0]} x {film.shape[1]}"
         )
+    return shape
+
+
+def _masked(film: Film, folder: Path, place: str, dropped: dict[str, int]) -> dict[str, Any]:
+    """Write the label map of a film; the keys of its item."""
+    shape, name = _checked_shape(film), str(film.path)
+    masks = (decoded(one, shape, f"mask {number} of {name!r}") for number, one in enumerate(film.masks or ()))
+    try:
+        found = instance_maps(masks, shape)
+    except ValueError as error:
+        raise ValueError(f"picture {name!r}: {error}") from error
+    if len(found.order) < len(film.labels):
+        dropped[film.path.name] = len(film.labels) - len(found.order)
+    path = folder / PurePosixPath("labels", *PurePosixPath(place).parts[1:]).with_suffix(".png")
+    paths = [one.relative_to(folder).as_posix() for one in save_instance_maps(path, found.maps)]
+    return {
+        "label": paths[0] if len(paths) == 1 else paths,
+        "box": found.boxes,
+        "box_label": [film.labels[index] for index in found.order],
+    }
+
+
+def _boxed(film: Film, dropped: dict[str, int]) -> dict[str, Any]:
+    """Boxes cut at the picture, and their classes, as the keys of an item."""
+    shape = _checked_shape(film)
     rows = np.asarray(film.boxes, dtype=np.float64).reshape(-1, 4)
     limit = np.array([*shape, *shape], dtype=np.float64)
     cut = np.minimum(np.maximum(rows, 0.0), limit)
@@ -153,7 +184,8 @@ def _inside(film: Film, dropped: dict[str, int]) -> tuple[list[list[float]], lis
     good = np.asarray(solid.all(axis=1))
     if not good.all():
         dropped[film.path.name] = int((~good).sum())
-    return cut[good].tolist(), [label for label, keep in zip(film.labels, good.tolist(), strict=True) if keep]
+    labels = [label for label, keep in zip(film.labels, good.tolist(), strict=True) if keep]
+    return {"box": cut[good].tolist(), "box_label": labels}
 
 
 def _common(films: Sequence[Film]) -> Path:

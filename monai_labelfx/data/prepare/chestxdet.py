@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ChestX-Det: ``ChestX_Det_train.json`` and ``ChestX_Det_test.json`` with 13 findings in boxes."""
+"""ChestX-Det: ``ChestX_Det_train.json`` and ``ChestX_Det_test.json`` with 13 findings in boxes and outlines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from monai_labelfx.data._reading import ImageFileError
-from monai_labelfx.data.prepare._films import Film, Pictures, thinned, write_films
+from monai_labelfx.data.polygon_masks import polygons_to_mask
+from monai_labelfx.data.prepare._films import Film, Pictures, picture_shape, thinned, write_films
 from monai_labelfx.data.prepare._splits import check_destination
+from monai_labelfx.ops.run_length import encode_run_lengths
 
 __all__ = ["prepare"]
 
@@ -24,6 +26,7 @@ def prepare(
     validation: float = 0.1,
     test: float = 0.1,
     official_test: bool = False,
+    masks: bool = False,
     empty: float | None = None,
     copy: bool = True,
     allow_missing: bool = False,
@@ -38,7 +41,8 @@ def prepare(
 
     Written: ``images/``, the same bytes, and ``datalist.json``, whose items have ``image``, ``box`` (lists [x0, y0, x1,
     y1] in pixels, as in the source), ``box_label`` (in the alphabetical order of the findings, named under
-    "class_names") and ``subject``, the name of the film.
+    "class_names") and ``subject``, the name of the film. With ``masks`` also label maps of the findings, from the
+    polygons, as in :py:mod:`monai_labelfx.data.prepare.coco`: findings overlap, so a film may have several.
 
     The file names do not tell the patient, so the split is by film. With ``official_test=True`` the films of the test
     file are the test, and validation is drawn from the others.
@@ -49,6 +53,7 @@ def prepare(
         validation: share of films for validation (of the training file with ``official_test``).
         test: share of films for the test; not used with ``official_test``.
         official_test: keep the test of the authors.
+        masks: write label maps of the findings, and make the boxes from these.
         empty: at most this many films without boxes for each with boxes, drawn by ``seed``. Default ``None``, all.
         copy: copy the films; with ``False`` the datalist names them where they are.
         allow_missing: leave out films that are not there, and count them, instead of raising.
@@ -60,8 +65,9 @@ def prepare(
     Raises:
         FileNotFoundError: ``source`` does not exist.
         FileExistsError: ``destination`` is not empty.
-        ValueError: no list, an entry of another form, another number of findings than boxes, a film twice, a missing
-            film, or shares out of range: one sentence naming the file or argument.
+        ValueError: no list, an entry of another form, another number of findings than boxes or, with ``masks``, than
+            polygons, a polygon without three points, a film twice, a missing film, or shares out of range: one sentence
+            naming the file or argument.
 
     Example:
         >>> prepare("nowhere", "data")
@@ -86,7 +92,8 @@ def prepare(
         if path is not None:
             labels = [names.index(finding) for finding in entry["syms"]]
             split = "test" if official_test and part == "test" else None
-            films.append(Film(path, Path(entry["file_name"]).stem, entry["boxes"], labels, split=split))
+            lengths = _masks(entry, path) if masks else None
+            films.append(Film(path, Path(entry["file_name"]).stem, entry["boxes"], labels, None, split, lengths))
     return write_films(
         target,
         thinned(films, empty, seed),
@@ -119,6 +126,25 @@ def _entries(folder: Path, part: str) -> list[dict[str, Any]]:
                 f"[x0, y0, x1, y1], found {str(entry)[:100]}"
             )
     return document
+
+
+def _masks(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Run lengths of the polygons of a film, one for each finding."""
+    polygons, shape = entry.get("polygons"), picture_shape(path)
+    if not isinstance(polygons, list) or len(polygons) != len(entry["syms"]):
+        raise ValueError(
+            f"film {entry['file_name']!r} must have one of polygons for each of {len(entry['syms'])} findings, found "
+            f"{str(polygons)[:100]}"
+        )
+    found = []
+    for number, polygon in enumerate(polygons):
+        pairs = isinstance(polygon, list) and all(isinstance(point, list) and len(point) == 2 for point in polygon)
+        outline = [value for point in polygon for value in point] if pairs else polygon
+        try:
+            found += encode_run_lengths(polygons_to_mask([outline], shape)[None])
+        except ValueError as error:
+            raise ValueError(f"film {entry['file_name']!r}, finding {number}: {error}") from error
+    return found
 
 
 def _is_entry(entry: Any) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO JSON: any data set of pictures with boxes in COCO's layout."""
+"""COCO JSON: any data set of pictures with boxes, or masks, in COCO's layout."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def prepare(
     *,
     annotations: str | None = None,
     subject: str = _NIH,
+    masks: bool = False,
     validation: float = 0.1,
     test: float = 0.1,
     empty: float | None = None,
@@ -30,7 +31,7 @@ def prepare(
     allow_missing: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Turn a COCO data set of boxes into a datalist, split by patient.
+    """Turn a COCO data set of boxes, or masks, into a datalist, split by patient.
 
     Expected: a JSON file with "images", "annotations" and "categories", or a folder with one such file anywhere (with
     several, name one by ``annotations``, or those of the same categories by a pattern, such as
@@ -41,6 +42,11 @@ def prepare(
     ``box_label`` (0 to C - 1, in the order of the category ids, named under "class_names") and ``subject``. Pictures
     without annotation have empty lists. Odd boxes are dropped as by :py:func:`load_coco`.
 
+    With ``masks`` also ``labels/``, a PNG of each picture in which object k of ``box_label`` has the value k (8 bits,
+    or 16 for more than 255 objects), which the item names under ``label``; ``box`` is then the tight box of each mask.
+    Objects that overlap cannot share a PNG: ``label`` is a list of several then, the channels of one label, and the
+    objects are numbered channel after channel.
+
     Films of one patient stay together: the patient is the field "subject", "patient" or "patient_id" of an image, else
     what the pattern ``subject`` finds in its file name, else the picture itself.
 
@@ -50,6 +56,7 @@ def prepare(
         annotations: name or pattern of the JSON files, relative to ``source`` or just their names.
         subject: regular expression with one group, searched in the file name. The default knows the names of NIH's
             films, ``00000150_002.png``: patient and number.
+        masks: write label maps of the objects, from polygons or run lengths.
         validation: share of patients for validation.
         test: share of patients for the test.
         empty: at most this many pictures without boxes for each with boxes, drawn by ``seed``. Default ``None``, all.
@@ -64,7 +71,8 @@ def prepare(
         FileNotFoundError: ``source`` does not exist.
         FileExistsError: ``destination`` is not empty.
         ValueError: none or several data sets, an unusable one, a missing picture or one of another size than stated,
-            or shares out of range: one sentence naming the file or argument.
+            more than 65535 objects with masks in a picture, or shares out of range: one sentence naming the file or
+            argument.
 
     Example:
         >>> prepare("nowhere", "data")
@@ -83,7 +91,7 @@ def prepare(
     films: list[Film] = []
     names: list[str] = []
     for file in files:
-        found = load_coco(file, image_root="")
+        found = load_coco(file, image_root="", masks=masks)
         if names and names != found.class_names:
             raise ValueError(f"{str(file)!r} has other categories than {str(files[0])!r}: prepare one of them")
         names = found.class_names
@@ -129,5 +137,5 @@ def _films(found: CocoItems, pictures: Pictures, subject: str) -> list[Film]:
         if path is not None:
             match = re.search(subject, item["image"])
             patient = item.get("subject") or (match.group(1) if match and match.group(1) else item["image"])
-            films.append(Film(path, patient, item["box"], item["box_label"], shape))
+            films.append(Film(path, patient, item["box"], item["box_label"], shape, masks=item.get("segmentation")))
     return films

@@ -12,6 +12,7 @@ from PIL import Image
 
 from monai_labelfx.data import check_datalist, load_datalist
 from monai_labelfx.data.class_names import load_class_names
+from monai_labelfx.data.polygon_masks import polygons_to_mask
 from monai_labelfx.data.prepare.chestxdet import prepare
 
 
@@ -56,6 +57,42 @@ def test_the_test_of_the_authors(source, tmp_path):
     assert sum(map(len, load_datalist(prepare(source, tmp_path / "train")).values())) == 20
     with pytest.raises(ValueError, match="does not hold the lists ChestX_Det_train.json and ChestX_Det_test.json"):
         prepare(source, tmp_path / "no", official_test=True)
+
+
+def test_label_maps_of_the_polygons(source, tmp_path):
+    """The two findings of a film have the same outline here, so each has a label map of its own."""
+    splits = load_datalist(prepare(source, tmp_path / "out", masks=True))
+    report = check_datalist(tmp_path / "out" / "datalist.json", spatial_dims=2)
+    assert report["faults"] == [] and all("label is empty" in line for line in report["warnings"])
+    triangle = polygons_to_mask([[1, 2, 30, 2, 30, 44]], (64, 64))
+    for item in (item for part in splits.values() for item in part):
+        count = int(item["subject"]) % 3
+        paths = [item["label"]] if isinstance(item["label"], str) else item["label"]
+        assert len(paths) == max(count, 1) and item["box"] == [[1, 2, 30, 43]] * count  # of a sharp corner
+        assert item["box_label"] == [1, 0][:count]
+        for number, path in enumerate(paths, start=1):
+            assert np.array_equal(np.array(Image.open(path)).T, triangle * number * (count > 0))
+
+
+def test_malformed_polygons(source, tmp_path):
+    file = source / "ChestX_Det_train.json"
+    entries = json.loads(file.read_text())
+    number = next(index for index, one in enumerate(entries) if len(one["syms"]) == 2)
+    good = entries[number]["polygons"][0]
+    for polygons, message in (
+        (None, "must have one of polygons for each of 2 findings, found None"),
+        ([good], "must have one of polygons for each of 2 findings"),
+        ([good, good[:2]], r"finding 1: polygons\[0\] must be .* three points or more"),
+        ([good, [*good, [1, 2, 3]]], r"finding 1: polygons\[0\] must be"),
+        ([good, 7], r"finding 1: polygons\[0\] must be"),
+        ([good, [*good, [1, "x"]]], r"finding 1: polygons\[0\] must be"),
+    ):
+        entries[number] |= {"polygons": polygons}
+        file.write_text(json.dumps(entries))
+        with pytest.raises(ValueError, match=message) as caught:
+            prepare(source, tmp_path / "out", masks=True)
+        assert entries[number]["file_name"] in str(caught.value) and not (tmp_path / "out").exists()
+    prepare(source, tmp_path / "out")
 
 
 def test_malformed_input_gives_one_sentence_and_leaves_nothing(source, tmp_path):

@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from monai.transforms import LoadImaged
 from PIL import Image
 
 from monai_labelfx.cli import main
 from monai_labelfx.data import check_datalist, load_datalist
+from monai_labelfx.data._coco_masks import tight_box
 from monai_labelfx.data.class_names import load_class_names
+from monai_labelfx.data.coco_json import load_coco
+from monai_labelfx.data.polygon_masks import polygons_to_mask
 from monai_labelfx.data.prepare.coco import prepare
+from monai_labelfx.ops.run_length import encode_run_lengths
 
 CATEGORIES = [{"id": 18, "name": "mass"}, {"id": 7, "name": "nodule"}]
 
@@ -91,6 +97,57 @@ def test_the_command(tmp_path, capsys):
     assert "datalist.json" in capsys.readouterr().out
 
 
+OUTLINES = [[[2, 3, 9, 3, 9, 20, 2, 8]], [[6, 10, 14, 10, 14, 28, 6, 28]], [[12, 5, 16, 5, 16, 9, 12, 9]]]
+"""Of objects in pictures of 20 x 30; the first two overlap, the third lies apart."""
+
+
+def write_masks(folder: Path, objects: list[int]) -> Path:
+    """The data set of ``write`` with these objects in every other picture, the first as run lengths."""
+    path = write(folder, "annotations.json", FILMS)
+    rows = []
+    for image, index in itertools.product(range(1, 31, 2), objects):
+        mask = polygons_to_mask(OUTLINES[index], (20, 30))
+        x0, y0, x1, y1 = tight_box(mask)
+        segmentation = OUTLINES[index] if index else encode_run_lengths(mask[None])[0]
+        row = {"image_id": image, "category_id": (18, 7, 18)[index], "bbox": [x0, y0, x1 - x0, y1 - y0]}
+        rows.append(row | {"segmentation": segmentation})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": rows}))
+    return path
+
+
+@pytest.mark.parametrize("objects,channels", [([0, 2], [[0, 2]]), ([0, 1, 2], [[0, 2], [1]])])
+def test_masks(tmp_path, objects, channels):
+    """In pictures that are not square, so that a mask cannot be turned unnoticed."""
+    path = write_masks(tmp_path / "raw", objects)
+    assert main(["prepare", "coco", str(path), str(tmp_path / "out"), "--masks", "true"]) == 0
+    report = check_datalist(tmp_path / "out" / "datalist.json", spatial_dims=2)
+    assert report["faults"] == [] and all("label is empty" in line for line in report["warnings"])
+    load = LoadImaged(["image", "label"], reader="monai_labelfx.data.AutoReader", ensure_channel_first=True)
+    masks = {index: polygons_to_mask(OUTLINES[index], (20, 30)) for index in objects}
+    items = [item for part in load_datalist(tmp_path / "out" / "datalist.json").values() for item in part]
+    assert len(items) == 30 and sum(bool(item["box"]) for item in items) == 15
+    for item in items:
+        loaded = load(item)
+        image, label = loaded["image"].numpy(), loaded["label"].numpy()
+        wanted = channels if image.max() % 2 else [[]]  # pictures are filled with their number
+        assert image.shape == (1, 20, 30) and label.shape == (len(wanted), 20, 30)
+        assert isinstance(item["label"], str) == (len(wanted) == 1)
+        order = [index for channel in wanted for index in channel]
+        expected = np.zeros(label.shape)
+        for channel, index in ((number, index) for number, part in enumerate(wanted) for index in part):
+            expected[channel][masks[index]] = order.index(index) + 1
+        assert np.array_equal(label, expected)
+        assert item["box"] == [tight_box(masks[index]) for index in order]
+        assert item["box_label"] == [(1, 0, 1)[index] for index in order]
+
+
+def test_masks_that_are_not_there(tmp_path):
+    path = write(tmp_path / "raw", "annotations.json", FILMS)
+    with pytest.raises(ValueError, match=r"annotations\[0\] of 'films/00000000_000.png' has no segmentation"):
+        prepare(path, tmp_path / "out", masks=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_malformed_input_gives_one_sentence_and_leaves_nothing(tmp_path):
     path = write(tmp_path / "raw", "annotations.json", FILMS)
     document = json.loads(path.read_text())
@@ -136,3 +193,20 @@ def test_real_films(sample_data, tmp_path):
     people = patients(lungs)
     assert not people[0] & people[1] and not (people[0] | people[1]) & people[2]
     assert load_class_names(tmp_path / "b" / "datalist.json") == ["right_lung", "left_lung"]
+
+
+@pytest.mark.sample_data
+def test_real_lungs(sample_data, tmp_path):
+    source = sample_data / "cxr" / "lungs_instances.coco.json"
+    datalist = prepare(source, tmp_path / "out", masks=True)
+    report = check_datalist(datalist, spatial_dims=2)
+    assert report["faults"] == report["warnings"] == []
+    boxes = {Path(item["image"]).name: item for item in load_coco(source).items}
+    for items in load_datalist(datalist).values():
+        for item in items:
+            name = Path(item["image"]).name
+            assert item["box"] == boxes[name]["box"] and item["box_label"] == boxes[name]["box_label"] == [0, 1]
+            label, drawn = (
+                np.array(Image.open(path)) for path in (item["label"], source.parent / "lungs/masks" / name)
+            )
+            assert label.shape == drawn.shape and (label != drawn).mean() < 0.002

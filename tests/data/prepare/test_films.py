@@ -14,6 +14,7 @@ from PIL import Image
 from monai_labelfx.data import check_datalist, load_datalist
 from monai_labelfx.data.class_names import load_class_names
 from monai_labelfx.data.prepare._films import Film, Pictures, picture_shape, thinned, write_films
+from monai_labelfx.ops.run_length import encode_run_lengths
 
 OPTIONS = {"validation": 0.1, "test": 0.1, "seed": 0, "copy": True, "notes": {"name": "films"}}
 
@@ -122,6 +123,41 @@ def test_boxes_are_cut_and_odd_ones_counted(tmp_path):
     item = next(i for items in load_datalist(path).values() for i in items if i["image"].endswith("00.png"))
     assert item["box"] == [[0, 4, 5, 30], [0, 0, 20, 30]] and item["box_label"] == [0, 1]
     assert json.loads(path.read_text())["dropped_boxes"] == 4
+
+
+def test_masks_that_have_no_pixel_or_another_size(tmp_path):
+    masks = np.zeros((3, 20, 30), bool)
+    masks[0, 2:5, 3:9] = masks[2, 10:12, 1:3] = True
+    lengths = encode_run_lengths(masks)
+    films = films_of(tmp_path / "raw", 10)
+    films[0] = films[0]._replace(boxes=[[0, 0, 20, 30]] * 3, labels=[0, 1, 1], masks=lengths)
+    with pytest.warns(UserWarning, match="dropped 1 boxes without volume or outside the image, of '00.png'"):
+        path = write_films(tmp_path / "out", films, ["a", "b"], **OPTIONS | {"copy": False})
+    items = [item for part in load_datalist(path).values() for item in part]
+    item = next(item for item in items if item["image"].endswith("00.png"))
+    assert item["box"] == [[2, 3, 5, 9], [10, 1, 12, 3]] and item["box_label"] == [0, 1]
+    assert Path(item["label"]) == tmp_path / "out" / "labels" / "00.png"
+    assert sum("label" in item for item in items) == 1
+    films[0] = films[0]._replace(masks=[{"size": [20, 30], "counts": [600]}] * 3)
+    with pytest.raises(
+        ValueError, match=r"00.png' has the size \[height, width\] \[20, 30\], but the image \[30, 20\]"
+    ):
+        write_films(tmp_path / "no", films, ["a", "b"], **OPTIONS)
+    assert not (tmp_path / "no").exists()
+
+
+def test_label_maps_of_pictures_of_one_name(tmp_path):
+    raw, films = tmp_path / "raw", []
+    for number, name in enumerate(("a/1.png", "b/1.png", "b/1.bmp")):
+        mask = np.zeros((1, 20, 30), bool)
+        mask[0, number] = True
+        film = Film(picture(raw / name), name, [[0, 0, 1, 1]], [0], masks=encode_run_lengths(mask))
+        films.append(film)
+    path = write_films(tmp_path / "out", films, ["x"], **OPTIONS | {"test": 0.0})
+    for item in (item for part in load_datalist(path).values() for item in part):
+        number = [film.subject for film in films].index(item["subject"])
+        assert item["box"] == [[number, 0, number + 1, 30]]
+        assert np.array(Image.open(item["label"]))[:, number].all()
 
 
 def test_refused_and_nothing_left(tmp_path):
