@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train and evaluate all detectors of the bundle on one data set and print one table: labelfx compare with settings.
+"""Train and evaluate all detectors of the bundle on one data set and print its tables: labelfx compare with settings.
 
     python benchmarks/detection_quality.py shapes2d --out runs/shapes2d --seeds 0 1 2
     python benchmarks/detection_quality.py shapes3d --out runs/shapes3d
     LABELFX_DATA=... python benchmarks/detection_quality.py lungs --out runs/lungs
+    LABELFX_DATA=... python benchmarks/detection_quality.py findings --out runs/findings
 
 - ``shapes2d``, ``shapes3d``: synthetic, ``monai_labelfx.data.solids_and_shells`` (two classes, 128 x 128 and 48^3).
 - ``lungs``: 53 chest X-rays with two lungs each (LABELFX_DATA/cxr), split by patient.
-- ``findings``: 31 chest X-rays with one finding or none.
+- ``findings``: 31 chest X-rays with one finding or none. It has boxes only, so Mask R-CNN, BlendMask and SOLOv2, which
+  learn from masks, are left out.
 
-Networks are narrow, so that a run ends within minutes on one core; settings are the same for all detectors but for
-anchors, which plan_anchors fits to the training boxes of the shapes for RetinaNet and YOLOv3, and the default boxes of
-SSD512, which follow from the image size. Seeds are those of training (weights, order, augmentation); the data stay. One
-thread; the wall time of each run is in <out>/seed_<s>/<detector>/complete_train.json.
+Networks are narrow, so that a run ends within minutes on one core; settings are the same for all detectors, but for
+what follows from an architecture: anchors, which plan_anchors fits to the training boxes of the shapes for RetinaNet,
+YOLOv3, Faster and Mask R-CNN, default boxes of SSD512, which follow from the image size, as do the grids of SOLOv2, and
+what OWN says. All see the same images with the same augmentation; those that find instances draw their boxes around
+masks that were resampled, the others resample boxes. Seeds are those of training (weights, order, augmentation); the
+data stay. One thread; the wall time of each run is in <out>/seed_<s>/<detector>/complete_train.json.
 """
 
 from __future__ import annotations
@@ -86,6 +90,28 @@ SETTINGS = {
         "batch_size": 4,
     },
 }
+TWO_STAGES = {"rpn_samples": 64, "roi_samples": 64, "head_channels": 128}
+OWN = {
+    "faster_rcnn": TWO_STAGES,
+    "mask_rcnn": {**TWO_STAGES, "mask_channels": 32},
+    "blendmask": {"base_channels": 32},
+}
+FROM_P2 = {"first_level": 2, "extra_levels": 1}  # as their papers have it
+OWN_OF_DATA = {
+    "shapes2d": {"solov2": {"solo_size": 128}},
+    "shapes3d": {
+        "solov2": {"solo_size": 48},
+        "yolov3": {"learning_rate": 0.002},
+    },
+    "lungs": {"faster_rcnn": FROM_P2, "mask_rcnn": FROM_P2, "solov2": {**FROM_P2, "solo_size": 192}},
+    "findings": {"faster_rcnn": FROM_P2},
+}
+"""Of single detectors, over the settings of all."""
+
+BOXES = ("faster_rcnn", "ssd512", "cxr_detection", "yolov3", "fcos")
+MASKS = ("mask_rcnn", "blendmask", "solov2")
+"""By the names of labelfx compare, in the order of the paper; the latter need masks to learn from."""
+
 ANCHORS = 2  # of each of the three or four levels
 
 
@@ -101,11 +127,11 @@ def make_data(name: str, folder: Path) -> Path:
     source = Path(os.environ["LABELFX_DATA"]) / "cxr"
     file = {"lungs": "lungs_instances.coco.json", "findings": "findings.coco.json"}[name]
     shares = {"lungs": (0.15, 0.25), "findings": (0.15, 0.35)}[name]
-    return coco.prepare(source, folder, annotations=file, validation=shares[0], test=shares[1])
+    return coco.prepare(source, folder, annotations=file, validation=shares[0], test=shares[1], masks=name == "lungs")
 
 
 def planned(datalist: Path, settings: dict) -> dict:
-    """Anchors of RetinaNet and YOLOv3 from the boxes of the training split, small ones on fine levels."""
+    """Anchors from the boxes of the training split, small ones on fine levels; YOLOv3 has three levels."""
     dims = settings.get("spatial_dims", 2)
     boxes = [torch.tensor(item["box"]).reshape(-1, 2 * dims) for item in load_datalist(datalist)["training"]]
     boxes = torch.cat([one.float() for one in boxes])
@@ -127,9 +153,20 @@ def main() -> None:
     datalist = make_data(args.data, args.out / "data")
     settings = {**NARROW, **SETTINGS[args.data]}
     settings |= planned(datalist, settings)
-    options = [part for key, value in settings.items() for part in (f"--{key}", str(value).replace("None", "null"))]
+    options = [part for key, value in settings.items() for part in (f"--{key}", text(value))]
+    known = BOXES if args.data == "findings" else (*BOXES, *MASKS)
+    detectors = known if args.detectors == ["all"] else args.detectors
+    for name in detectors:
+        own = {**OWN.get(name, {}), **OWN_OF_DATA.get(args.data, {}).get(name, {})}
+        if own:
+            options += ["--for", name, *(f"{key}={text(value)}" for key, value in own.items())]
     command = ["compare", "cxr_detection", "--datalist", str(datalist), "--out", str(args.out), "--no-progress"]
-    sys.exit(labelfx([*command, "--seeds", *args.seeds, "--rivals", *args.detectors, *options, *more]))
+    sys.exit(labelfx([*command, "--seeds", *args.seeds, "--rivals", *detectors, *options, *more]))
+
+
+def text(value: object) -> str:
+    """As the command line takes it."""
+    return str(value).replace("None", "null")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""labelfx compare: train and evaluate a method and its rivals over several seeds, and print one table.
+"""labelfx compare: train and evaluate a method and its rivals over several seeds, and print the tables.
 
   labelfx compare cxr_detection --datalist data/datalist.json --seeds 0 1 2 --out runs/comparison
   labelfx compare denoiseg --rivals denoiseg noise2void --dataset_dir data --max_epochs 20
+  labelfx compare cxr_detection --datalist data/datalist.json --for yolov3 learning_rate=0.002 max_epochs=200
 
 A cell is the mean over the seeds +- its standard error. Where the evaluation also gives an interval over the test
 images (metrics <name>_low and <name>_high), its mean bounds follow in brackets. What is complete is skipped, so a
-comparison that was stopped goes on; --id value overrides a configuration as in labelfx run.
+comparison that was stopped goes on; --id value overrides a configuration as in labelfx run, --for that of one rival.
 """
 
 from __future__ import annotations
@@ -35,42 +36,81 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="default: 0")
     parser.add_argument("--preset", nargs="+", default=[], metavar="P", help="lay configs/presets/P.yaml over it")
+    parser.add_argument(
+        "--for",
+        dest="own",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("R", "ID=VALUE"),
+        help="overrides for one of them, over those for all; may be given again for another",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write into; default: runs/compare/NAME")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run everything that is not complete, then print and save the table."""
+    """Run everything that is not complete, then print and save the tables."""
     from monai_labelfx.commands.plan import run_plan
-    from monai_labelfx.commands.run import comparison_plan, rival_names
-    from monai_labelfx.commands.table import read_metrics, save_table
+    from monai_labelfx.commands.run import comparison_layout, rival_names
+    from monai_labelfx.commands.table import compare_runs, read_metrics, save_tables
     from monai_labelfx.commands.workflow import parse_overrides
 
     bundle = find_bundle(args.bundle)
-    names = rival_names(bundle, args.rivals)
+    layout, names = comparison_layout(bundle), rival_names(bundle, args.rivals)
     seeds = list(dict.fromkeys(args.seeds))
-    overrides = parse_overrides(args.overrides)
-    if "seed" in overrides:
+    overrides, own = parse_overrides(args.overrides), own_overrides(args.own, names)
+    if "seed" in overrides or any("seed" in values for values in own.values()):
         raise ValueError("compare sets the seed of each run itself: use --seeds instead of --seed")
-    out = args.out or Path("runs") / "compare" / stem(bundle)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    plans = {name: comparison_plan(bundle, names, name, args.preset, {}) for name in ("train", "evaluate")}
+    for name in own:
+        _check_overrides(own[name], _plans(bundle, [name], args.preset, {}).values())
+    plans = _plans(bundle, names, args.preset, own)
     _check_overrides(overrides, plans.values())
+    out = args.out or Path("runs") / "compare" / stem(bundle)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in plans["evaluate"]["table"]["rows"].values()}
     for seed in seeds:
         for plan in plans.values():
             plan["overrides"] = {**overrides, "seed": seed}
             folders = run_plan(bundle, plan, out / f"seed_{seed}", progress=not args.no_progress)
         for step, name in plan["table"]["rows"].items():
             found[name].append(read_metrics(folders[step]))
-    columns, titles, note = _layout(bundle, found)
-    rows = [
-        [titles.get(name, name), *(summary([run.get(key) for run in runs], _bounds(runs, key)) for key in columns)]
-        for name, runs in found.items()
-    ]
+    labels = layout.get("rows", {})
+    tables = compare_runs({labels.get(name, name): _cells(runs) for name, runs in found.items()}, layout)
     count = f"Mean +- standard error over {len(seeds)} seeds." if len(seeds) > 1 else f"One seed, {seeds[0]}."
-    text = save_table(out, ["run", *columns.values()], rows, f"{count} {note}".strip())
-    print(f"\n{text}\n\n{count} {note}\noutput is in {out}")
+    note = " ".join(f"{count} {layout.get('note', '')}".split())
+    print(f"\n{save_tables(out, tables, note)}\n\n{note}\noutput is in {out}")
     return 0
+
+
+def own_overrides(groups: Sequence[Sequence[str]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Overrides by rival, from groups of its name and ``ID=VALUE``.
+
+    Raises:
+        ValueError: for a name that is not compared, or a part that is not ``ID=VALUE``.
+
+    Example:
+        >>> own_overrides([["yolov3", "learning_rate=0.002", "max_epochs=9"]], ["fcos", "yolov3"])
+        {'yolov3': {'learning_rate': 0.002, 'max_epochs': 9}}
+    """
+    from monai_labelfx.commands.workflow import parse_overrides
+
+    own: dict[str, dict[str, Any]] = {}
+    for name, *pairs in groups:
+        if name not in names:
+            raise ValueError(f"--for names {name!r}, which is not compared: expected one of {', '.join(names)}")
+        parts = [pair.partition("=") for pair in pairs]
+        if not parts or not all(key and equals for key, equals, _ in parts):
+            raise ValueError(f"--for {' '.join([name, *pairs])}: expected ID=VALUE after the name of a rival")
+        own.setdefault(name, {}).update(parse_overrides({key: value for key, _, value in parts}))
+    return own
+
+
+def _plans(
+    bundle: Path, names: Sequence[str], presets: Sequence[str], own: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    from monai_labelfx.commands.run import comparison_plan
+
+    return {what: comparison_plan(bundle, names, what, presets, {}, own) for what in ("train", "evaluate")}
 
 
 def _check_overrides(overrides: Mapping[str, Any], plans: Iterable[Mapping[str, Any]]) -> None:
@@ -104,22 +144,12 @@ def summary(values: Sequence[float | None], bounds: Sequence[tuple[float, float]
     return text
 
 
+def _cells(runs: Sequence[Mapping[str, float]]) -> dict[str, str | None]:
+    """The cell of every metric that any run has; the bounds of intervals have none of their own."""
+    keys = dict.fromkeys(key for run in runs for key in run if not key.endswith(("_low", "_high")))
+    return {key: summary([run.get(key) for run in runs], _bounds(runs, key)) for key in keys}
+
+
 def _bounds(runs: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
     pairs = [(run.get(f"{key}_low"), run.get(f"{key}_high")) for run in runs]
     return [(low, high) for low, high in pairs if low is not None and high is not None]
-
-
-def _layout(
-    bundle: Path, found: Mapping[str, Sequence[Mapping[str, float]]]
-) -> tuple[dict[str, str], dict[str, str], str]:
-    """Metric -> head of its column, run -> name of its row, and a note.
-
-    They are those of ``configs/comparison.yaml`` where a bundle has one; else every metric that any run has.
-    """
-    from monai_labelfx.commands.run import comparison_layout
-
-    content = comparison_layout(bundle)
-    if content:
-        return dict(content["columns"]), dict(content.get("rows", {})), " ".join(content.get("note", "").split())
-    keys = dict.fromkeys(key for runs in found.values() for run in runs for key in run)
-    return {key: key for key in keys if not key.endswith(("_low", "_high"))}, {}, ""

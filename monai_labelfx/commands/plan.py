@@ -13,7 +13,7 @@ A plan is a mapping. Rivals, stages and demonstrations are all plans; ``configs/
         config: [train.yaml]      # relative to configs/; by default the files of the workflow
         overrides: {datalist: "{data}"}
         done: models/model.pt     # a file or list of files that the step must leave behind
-    table: {rows: {denoiseg: DenoiSeg}, columns: {ap: AP}}
+    table: {rows: {denoiseg: DenoiSeg}, columns: {ap: AP}}   # or tables: [{title: ..., columns: ...}]
     note: What the table shows, and what it does not.
 
 ``{out}``, ``{data}`` (what the data function returned), ``{data_dir}`` (its folder) and ``{bundle}`` are filled in.
@@ -32,7 +32,7 @@ from typing import Any
 from monai_labelfx._version import __version__
 from monai_labelfx.commands.bundle_folder import config_file
 from monai_labelfx.commands.files import read_json, write_json
-from monai_labelfx.commands.table import compare_runs, save_table
+from monai_labelfx.commands.table import compare_runs, read_metrics, save_tables
 from monai_labelfx.commands.workflow import WORKFLOWS, config_files, execute, merge_configs, writable_folder
 
 PLAN_KEYS = {"data", "data_choices", "presets", "overrides", "steps", "table", "note"}
@@ -83,7 +83,8 @@ def run_plan(bundle: Path, plan: Mapping[str, Any], out: str | Path, *, progress
     """Run the steps that are not complete, print and save the table.
 
     A finished step leaves ``complete_<workflow>.json`` with a fingerprint of its configuration, its overrides and the
-    steps before it. The next call skips it when the fingerprint is the same, and runs it again when anything changed.
+    steps before it, or what its ``after`` says instead. The next call skips it when the fingerprint is the same, and
+    runs it again when anything changed.
 
     Returns:
         Step name to its folder.
@@ -99,7 +100,7 @@ def run_plan(bundle: Path, plan: Mapping[str, Any], out: str | Path, *, progress
         before = marker["fingerprint"]
     folders = {}
     for number, step in enumerate(plan["steps"], 1):
-        step = {**step, "after": before}
+        step = {"after": before, **step}
         if step.get("workflow") != "call":
             step["config"] = step_files(bundle, step, plan.get("presets", ()))
             step["overrides"] = step_overrides(plan, step)
@@ -118,8 +119,8 @@ def _print_table(plan: Mapping[str, Any], folders: Mapping[str, Path], out: Path
     if unknown:
         raise ValueError(f"the table has a row for {min(unknown)!r}, which is no step: {', '.join(folders)}")
     if labels:
-        head, lines = compare_runs({labels[n]: folders[n] for n in labels}, table.get("columns") or ())
-        print(f"\n{save_table(out, head, lines, plan.get('note', ''))}")
+        tables = compare_runs({label: read_metrics(folders[name]) for name, label in labels.items()}, table)
+        print(f"\n{save_tables(out, tables, plan.get('note', ''))}")
     if plan.get("note"):
         print(f"\n{' '.join(plan['note'].split())}")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_labelfx.commands.files import read_json, write_text
-from monai_labelfx.commands.table import compare_runs, format_cell
+from monai_labelfx.commands.table import compare_runs, format_cell, read_metrics
 
 MOST_PICTURES = 24
 WIDEST = 1600
@@ -75,13 +75,20 @@ def run_folders(run: Path) -> list[Path]:
 
 
 def _comparison(run: Path, folders: Sequence[Path]) -> str:
-    table = read_json(run / "table.json", {})
-    if table.get("rows"):
-        head = list(table["rows"][0])
-        note = f"<p>{escape(table.get('note') or '')}</p>"
-        return f"<h2>Comparison</h2>{_table(head, [list(row.values()) for row in table['rows']])}{note}"
-    runs = {_name(run, f): f for f in folders if (f / "metrics.json").is_file() and f != run}
-    return f"<h2>Comparison</h2>{_table(*compare_runs(runs))}" if len(runs) > 1 else ""
+    content = read_json(run / "table.json", {})
+    tables = [table for table in (content, *content.get("tables", [])) if table.get("rows")]
+    if tables:
+        parts = [
+            (f"<h3>{escape(table['title'])}</h3>" if table.get("title") else "")
+            + _table(list(table["rows"][0]), [list(row.values()) for row in table["rows"]])
+            for table in tables
+        ]
+        return f"<h2>Comparison</h2>{''.join(parts)}<p>{escape(content.get('note') or '')}</p>"
+    runs = {_name(run, f): read_metrics(f) for f in folders if (f / "metrics.json").is_file() and f != run}
+    if len(runs) < 2:
+        return ""
+    (table,) = compare_runs(runs)
+    return f"<h2>Comparison</h2>{_table(table.head, table.rows)}"
 
 
 def _section(run: Path, folder: Path) -> str:

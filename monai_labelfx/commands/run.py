@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from monai_labelfx._version import __version__
 from monai_labelfx.commands.bundle_folder import (
     config_file,
     config_names,
@@ -96,30 +97,63 @@ def stage_steps(
 
 
 def comparison_plan(
-    bundle: Path, names: Sequence[str], workflow: str, presets: Sequence[str], overrides: Mapping[str, Any]
+    bundle: Path,
+    names: Sequence[str],
+    workflow: str,
+    presets: Sequence[str],
+    overrides: Mapping[str, Any],
+    own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """A plan that runs the method (its stem) and rivals one after the other and tabulates their metrics."""
+    """A plan that runs the method (its stem) and rivals one after the other and tabulates their metrics.
+
+    Rows are in the order of ``configs/comparison.yaml``, then as named. ``own`` holds overrides by name, for the steps
+    of that name which have them.
+    """
+    from monai_labelfx.commands.plan import step_overrides
     from monai_labelfx.commands.workflow import config_files
 
     steps, labels = [], {}
     for name in names:
         if name in stage_plans(bundle) and name not in config_names(bundle, "rivals"):
-            steps += stage_steps(bundle, name, workflow, presets, overrides)
+            new = stage_steps(bundle, name, workflow, presets, overrides)
         else:
             overlays = [] if name == stem(bundle) else [config_file(bundle, name, "rivals")]
             files = config_files(bundle, workflow, presets, overlays)
-            steps.append({"name": name, "workflow": workflow, "config": files, "overrides": dict(overrides)})
+            new = [{"name": name, "workflow": workflow, "config": files, "overrides": dict(overrides)}]
+        for step in new:
+            step["overrides"] |= step_overrides({"overrides": (own or {}).get(name, {})}, {"config": step["config"]})
+        new[0]["after"] = __version__  # no rival uses what another wrote
+        steps += new
         labels[steps[-1]["name"]] = name
-    columns = comparison_layout(bundle).get("columns", ()) if workflow == "evaluate" else ()
-    return {"steps": steps, "table": {"rows": labels, "columns": columns}}
+    layout = comparison_layout(bundle)
+    order = [*layout.get("rows", {}), *names]
+    rows = dict(sorted(labels.items(), key=lambda row: order.index(row[1])))
+    return {"steps": steps, "table": {**(layout if workflow == "evaluate" else {}), "rows": rows}}
+
+
+LAYOUT_KEYS = {"rows", "columns", "tables", "note"}
 
 
 def comparison_layout(bundle: Path) -> dict[str, Any]:
-    """What ``configs/comparison.yaml`` says of tables: ``columns``, ``rows`` and ``note``; empty without the file."""
+    """What ``configs/comparison.yaml`` says of tables; empty without the file.
+
+    ``rows`` maps names to labels, ``columns`` metrics to heads; ``tables`` is a list of ``title`` and ``columns``; and
+    there may be a ``note``.
+
+    Raises:
+        ValueError: for another key, or a table without title or columns.
+    """
     from monai.bundle import ConfigParser
 
     file = bundle / "configs" / "comparison.yaml"
-    return ConfigParser.load_config_file(file) if file.is_file() else {}
+    layout: dict[str, Any] = ConfigParser.load_config_file(file) if file.is_file() else {}
+    unknown = set(layout) - LAYOUT_KEYS
+    if unknown:
+        raise ValueError(f"{file}: unknown key {min(unknown)!r}, expected some of {', '.join(sorted(LAYOUT_KEYS))}")
+    for table in layout.get("tables", []):
+        if not isinstance(table, dict) or set(table) != {"title", "columns"} or not all(table.values()):
+            raise ValueError(f"{file}: a table is {table!r}, expected a mapping with a title and columns")
+    return layout
 
 
 def sweep_plan(

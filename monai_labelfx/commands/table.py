@@ -6,9 +6,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from monai_labelfx.commands.files import read_json, write_json, write_text
+
+
+class Table(NamedTuple):
+    """One table, with a row for each run."""
+
+    head: list[str]
+    rows: list[list[Any]]
+    title: str = ""
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -48,25 +56,58 @@ def read_metrics(folder: Path) -> dict[str, float]:
     return {k: v for k, v in content.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
-def compare_runs(
-    runs: Mapping[str, Path], columns: Sequence[str] | Mapping[str, str] = ()
-) -> tuple[list[str], list[list[Any]]]:
-    """Head and rows of the table of several runs.
+def compare_runs(runs: Mapping[str, Mapping[str, Any]], layout: Mapping[str, Any] | None = None) -> list[Table]:
+    """The tables of several runs.
+
+    A table with a title has only the runs that have a value for one of its columns, and is left out without any: boxes
+    and masks can have a table each, although not every run has masks.
 
     Args:
-        runs: row label to run folder; a folder without ``metrics.json`` gives a row of dashes.
-        columns: metric keys, or metric key to column head; by default every key that any run has.
+        runs: row label to metrics by key; without metrics it is a row of dashes.
+        layout: ``columns``, metric keys or metric key to column head, of one table without a title; ``tables``, a list
+            of mappings with ``title`` and ``columns``. By default one table of every key that any run has.
+
+    Raises:
+        ValueError: when there are titled tables only and no run has a value for them.
+
+    Example:
+        >>> layout = {"tables": [{"title": "Boxes", "columns": {"ap": "AP"}}, {"title": "Masks", "columns": ["dice"]}]}
+        >>> compare_runs({"one": {"ap": 0.5}, "two": {"ap": 0.7}}, layout)
+        [Table(head=['run', 'AP'], rows=[['one', 0.5], ['two', 0.7]], title='Boxes')]
     """
-    metrics = {label: read_metrics(folder) for label, folder in runs.items()}
-    keys = list(columns) or list(dict.fromkeys(key for row in metrics.values() for key in row))
-    heads = [columns[key] if isinstance(columns, Mapping) else key for key in keys]
-    return ["run", *heads], [[label, *(row.get(key) for key in keys)] for label, row in metrics.items()]
+    layout = layout or {}
+    titled = list(layout.get("tables") or [])
+    tables = []
+    for table in [*([] if titled and not layout.get("columns") else [layout]), *titled]:
+        columns, title = table.get("columns") or (), table.get("title", "")
+        keys = list(columns) or list(dict.fromkeys(key for row in runs.values() for key in row))
+        heads = [columns[key] if isinstance(columns, Mapping) else key for key in keys]
+        rows = [[label, *(row.get(key) for key in keys)] for label, row in runs.items()]
+        if title:
+            rows = [row for row in rows if any(value is not None for value in row[1:])]
+        if rows or not title:
+            tables.append(Table(["run", *heads], rows, title))
+    if not tables:
+        raise ValueError(f"no run has a value for the tables {', '.join(repr(table['title']) for table in titled)}")
+    return tables
 
 
-def save_table(folder: Path, head: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> str:
-    """Write ``table.md`` and ``table.json``; returns the Markdown."""
-    text = format_table(head, rows)
+def save_tables(folder: Path, tables: Sequence[Table], note: str = "") -> str:
+    """Write ``table.md`` and ``table.json``; returns the Markdown of the tables.
+
+    In JSON a table without a title is ``rows``, those with one are ``tables``, a list of ``title`` and ``rows``.
+    """
+    parts = [
+        (f"**{table.title}**\n\n" if table.title else "") + format_table(table.head, table.rows) for table in tables
+    ]
+    text = "\n\n".join(parts)
     write_text(folder / "table.md", f"{text}\n\n{note}\n" if note else f"{text}\n")
-    content = {"note": note, "rows": [dict(zip(head, row, strict=True)) for row in rows]}
+    content: dict[str, Any] = {"note": note}
+    for table in tables:
+        rows = [dict(zip(table.head, row, strict=True)) for row in table.rows]
+        if table.title:
+            content.setdefault("tables", []).append({"title": table.title, "rows": rows})
+        else:
+            content["rows"] = rows
     write_json(folder / "table.json", content)
     return text

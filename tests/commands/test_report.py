@@ -82,6 +82,14 @@ def test_several_runs_are_compared(run):
     (run / "table.json").write_text(json.dumps({"note": "only & one", "rows": [{"run": "One", "AP": 0.75}]}))
     text = write_report(run).read_text()
     assert "only &amp; one" in text and "0.7500" in text
+    tables = [
+        {"title": "A < B", "rows": [{"run": "One", "AP": 0.125}]},
+        {"title": "C", "rows": [{"run": "Two", "F": 0.5}]},
+    ]
+    (run / "table.json").write_text(json.dumps({"note": "both", "tables": tables}))
+    text = write_report(run).read_text()
+    assert "<h3>A &lt; B</h3><table>" in text and "<h3>C</h3><table>" in text and "<p>both</p>" in text
+    assert "0.1250" in text and "<th>F</th>" in text
 
 
 def test_repeated_and_many_pictures(run):
