@@ -114,16 +114,22 @@ class TestSOLOv2(DetectorTester):
         assert len(dice) > 5
         assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, rel=1e-4)
 
-    def test_masks_of_few_cells_learn_where_many_have_an_object(self, dims):
+    def test_masks_of_few_cells_learn_where_many_have_an_object(self, dims, monkeypatch):
         detector = self.make(dims, masks_per_image=3)
         with torch.no_grad():
             owners = detector.assign(SHAPES[dims], some_targets(SHAPES[dims]))
         assert (owners >= 0).sum() > 3
-        seen = []
-        hook = detector.network.kernel.register_forward_hook(lambda *call: seen.append(call))
+        everywhere, few = [], []
+        kernels_at = _solov2_masks.kernels_at
+
+        def count(convolution, features, image, cell):
+            few.append(len(cell))
+            return kernels_at(convolution, features, image, cell)
+
+        monkeypatch.setattr("monai_labelfx.detectors.solov2.kernels_at", count)
+        detector.network.kernel.register_forward_hook(lambda *call: everywhere.append(call))
         detector(self.images(dims), [self.target(dims), self.empty(dims)])["mask"].backward()
-        hook.remove()
-        assert not seen, "the convolution is never run everywhere"
+        assert few == [3] and not everywhere
         assert detector.network.kernel.weight.grad.abs().sum() > 0
 
     def test_losses_of_any_raw_numbers_are_finite(self, dims):
@@ -229,6 +235,32 @@ class TestSOLOv2(DetectorTester):
         assert found["scores"].item() == pytest.approx(wanted, abs=1e-5)
         detector.update_threshold = wanted + 0.01
         assert len(detector.detect(raw, shape, [shape])[0]["scores"]) == 0
+
+    def test_cells_of_low_score_are_not_looked_at(self, dims):
+        detector, shape = self.make(dims, update_threshold=0.0), SHAPES[dims]
+        raw = self.crafted(detector, shape, {(0, *[3] * dims): 2.0, (1, *[3] * dims): -3.0})
+        for threshold, labels in ((0.1, [0]), (0.04, [0, 1])):
+            detector.score_threshold = threshold
+            assert detector.detect(raw, shape, [shape])[0]["labels"].tolist() == labels
+
+    def test_a_mask_outside_of_its_image_takes_label_and_score_along(self, dims):
+        """The best one lies where a smaller image of a batch is padded."""
+        detector, shape = self.make(dims), SHAPES[dims]
+        cells = {(1, *[1] * dims): 3.0, (0, *[3] * dims): 2.0}
+        raw = self.crafted(detector, shape, cells)
+        parts = unpack(raw, detector.network.part_shapes(shape))  # views
+        kernel = detector.network.kernel
+        torch.nn.init.zeros_(kernel.bias)
+        torch.nn.init.dirac_(kernel.weight)  # a kernel is what its cell has as features
+        parts["masks"][:] = -9.0
+        parts["masks"][:, 0, -3:] = parts["masks"][:, 1, :6] = 9.0
+        for channel, (_, *place) in enumerate(cells):
+            parts["features0"][(0, channel, *place)] = 1.0
+        whole = detector.detect(raw, shape, [shape])[0]
+        assert whole["labels"].tolist() == [1, 0]
+        found = detector.detect(raw, shape, [(16, *shape[1:])])[0]
+        assert found["labels"].tolist() == [0] and torch.equal(found["scores"], whole["scores"][1:])
+        assert found["boxes"].tolist() == [[0.0] * dims + [12.0, *map(float, shape[1:])]]
 
     def test_masks_too_small_for_their_level_are_dropped(self, dims):
         detector, shape = self.make(dims), SHAPES[dims]
