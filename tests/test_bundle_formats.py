@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every bundle that is found trains, evaluates and predicts on NIfTI and on DICOM, 2-D and 3-D, in every orientation.
 
-A bundle joins by a file ``bundle_cases/<stem>.py`` with its data and options; nothing here names one.
+A bundle joins by a file ``bundle_cases/<stem>.py`` with its data and options; nothing here names one. Any other file
+there, with ``BUNDLE = "<stem>"``, is another way to use that bundle.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from types import ModuleType
 
-import nibabel
 import numpy as np
 import pytest
 from dicom_samples import ORIENTATIONS, affine_of
@@ -19,15 +20,16 @@ from samples import discs, write_image
 from monai_labelfx.cli import main
 from monai_labelfx.commands.bundle_folder import list_bundles, stem
 from monai_labelfx.data import AutoReader, load_detection_report, load_detections
+from monai_labelfx.ops import decode_run_lengths
 
-BUNDLES = [stem(bundle) for bundle in list_bundles()]
+NAMES = sorted(path.stem for path in (Path(__file__).parent / "bundle_cases").glob("*.py"))
 CASES = [(kind, spatial_dims) for kind in ("nifti", "dicom") for spatial_dims in (2, 3)]
 
 
 @pytest.mark.parametrize(("kind", "spatial_dims"), CASES)
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_every_format_and_orientation(bundle, kind, spatial_dims, tmp_path):
-    case = importlib.import_module(f"bundle_cases.{bundle}")
+@pytest.mark.parametrize("name", NAMES)
+def test_every_format_and_orientation(name, kind, spatial_dims, tmp_path):
+    case, bundle = _case(name)
     datalist = case.make_data(tmp_path / "data", kind, spatial_dims)
     run = tmp_path / "run"
     common = ["--out", str(run), "--no-progress", "--datalist", str(datalist), *case.training(spatial_dims)]
@@ -44,9 +46,11 @@ def test_every_format_and_orientation(bundle, kind, spatial_dims, tmp_path):
             if output == "boxes":
                 _boxes_lie_in(predicted / f"{orientation}_{postfix}.mrk.json", array.shape, affine)
                 continue
-            result = nibabel.load(predicted / f"{orientation}_{postfix}.nii.gz")
+            result, own = _load(_output(predicted / f"{orientation}_{postfix}"))
             assert result.shape == array.shape, f"{orientation} {postfix}"
-            assert np.allclose(result.affine, affine, atol=1e-4), f"{orientation} {postfix} lost its geometry"
+            assert np.allclose(own, affine, atol=1e-4), f"{orientation} {postfix} lost its geometry"
+            if output == "masks":
+                _masks_are_those_of_boxes(result, predicted, orientation)
 
     if kind == "dicom":
         for place in ("patient1/1.2.840.1", "patient2/1.2.840.1", "patient2/1.2.840.2"):
@@ -54,7 +58,7 @@ def test_every_format_and_orientation(bundle, kind, spatial_dims, tmp_path):
         options = network + case.inference(spatial_dims)
         exported = _predict(bundle, tmp_path / "export", tmp_path / "exported", options)
         for postfix, output in case.OUTPUTS.items():
-            end = "mrk.json" if output == "boxes" else "nii.gz"
+            end = {"boxes": "mrk.json", "masks": "dcm"}.get(output, "nii.gz")
             assert len(list(exported.rglob(f"*_{postfix}.{end}"))) == 3, "series of two patients ended in one file"
         _new_images(tmp_path / "twins", "nifti", case.SHAPES[spatial_dims])
         _same_as_from_nifti(
@@ -67,8 +71,16 @@ def test_every_format_and_orientation(bundle, kind, spatial_dims, tmp_path):
 
 
 def test_every_case_belongs_to_a_bundle():
-    names = sorted(path.stem for path in (Path(__file__).parent / "bundle_cases").glob("*.py"))
-    assert names == sorted(BUNDLES), "one file in bundle_cases for each bundle"
+    bundles = sorted(stem(bundle) for bundle in list_bundles())
+    own = [name for name in NAMES if not hasattr(_case(name)[0], "BUNDLE")]
+    assert own == bundles, "one file in bundle_cases for each bundle"
+    assert {_case(name)[1] for name in NAMES} == set(bundles)
+
+
+def _case(name: str) -> tuple[ModuleType, str]:
+    """A file in bundle_cases, and its bundle."""
+    case = importlib.import_module(f"bundle_cases.{name}")
+    return case, getattr(case, "BUNDLE", name)
 
 
 def _new_images(folder: Path, kind: str, shape: tuple[int, ...]) -> dict[str, Path]:
@@ -91,6 +103,13 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array, np.asarray(meta["affine"])
 
 
+def _output(name: Path, *ends: str) -> Path:
+    """The one file or folder that a prediction became."""
+    found = [path for path in (name, *(Path(f"{name}{end}") for end in ends or (".nii.gz", ".dcm"))) if path.exists()]
+    assert len(found) == 1, f"{name}: {found}"
+    return found[0]
+
+
 def _same_as_from_nifti(case, images: dict[str, Path], predicted: Path, from_nifti: Path, dicom: Path) -> None:
     """The same picture gives the same answer, whatever file it came from and whatever file the answer is."""
     for orientation in ORIENTATIONS:
@@ -100,13 +119,12 @@ def _same_as_from_nifti(case, images: dict[str, Path], predicted: Path, from_nif
                 _same_boxes([folder / f"{name}.mrk.json" for folder in (predicted, from_nifti, dicom)])
                 _report_of(dicom / f"{name}.dcm", images[orientation], load_detections(predicted / f"{name}.mrk.json"))
                 continue
-            first, second = (nibabel.load(folder / f"{name}.nii.gz").get_fdata() for folder in (predicted, from_nifti))
-            assert np.array_equal(first, second), name
-            folder = dicom / name
-            array, affine = _load(folder if folder.is_dir() else dicom / f"{name}.dcm")
+            first, place = _load(_output(predicted / name))
+            assert np.array_equal(first, _load(_output(from_nifti / name))[0].reshape(first.shape)), name
+            array, affine = _load(_output(dicom / name, ".dcm"))
             array = array.reshape(first.shape)
-            assert np.allclose(affine, nibabel.load(predicted / f"{name}.nii.gz").affine, atol=1e-4), name
-            if kind == "seg":
+            assert np.allclose(affine, place, atol=1e-4), name
+            if kind in ("seg", "masks"):
                 assert np.array_equal(array, first), name
             else:
                 assert np.abs(array - first).max() <= 0.5 + 1e-3, name  # one stored step is 1 HU
@@ -123,6 +141,19 @@ def _boxes_lie_in(file: Path, shape: tuple[int, ...], affine: np.ndarray) -> Non
         voxels = np.linalg.solve(affine[:3, :3], (ras - affine[:3, 3]).T).T[:, :axes] + 0.5
         assert (voxels > -1e-3).all() and (voxels < np.array(shape[:axes]) + 1e-3).all(), f"{file.name}: {box}"
         assert np.allclose([*voxels.min(axis=0), *voxels.max(axis=0)], box, atol=1e-3), f"{file.name}: {box}"
+
+
+def _masks_are_those_of_boxes(numbers: np.ndarray, folder: Path, name: str) -> None:
+    """Number k of the map is detection k, and where masks overlap that of the better score."""
+    found = load_detections(folder / f"{name}_detections.mrk.json")
+    rows = [row for row in json.loads((folder / "detections.coco.json").read_text()) if row["file_name"] == name]
+    assert [row["score"] for row in rows] == found["scores"].tolist()
+    masks = decode_run_lengths([row["segmentation"] for row in rows]).numpy()
+    expected = np.where(masks.any(axis=0), masks.argmax(axis=0) + 1, 0)
+    assert expected.any() and np.array_equal(numbers.reshape(expected.shape), expected), name
+    for mask, box in zip(masks, found["boxes"], strict=True):
+        places, (low, high) = np.argwhere(mask), np.split(np.asarray(box), 2)
+        assert (places > low - 1).all() and (places < high).all(), f"{name}: a mask reaches out of its box"
 
 
 def _same_boxes(files: list[Path]) -> None:

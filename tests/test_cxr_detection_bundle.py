@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from detection_bundle import KEEP_ALL, VOLUMES, metrics, options, run
+from detection_bundle import KEEP_ALL, VOLUMES, compare, metrics, options, read_json, run
 from monai.bundle import ConfigParser
 
-from monai_labelfx.cli import main
 from monai_labelfx.commands.bundle_folder import find_bundle, rivals, stem
 from monai_labelfx.commands.demo import collect_outputs
 from monai_labelfx.commands.plan import load_plan, run_plan
+from monai_labelfx.commands.run import comparison_layout
 from monai_labelfx.data import load_datalist, load_detections, solids_and_shells
 from monai_labelfx.detectors import RetinaNetFPN
 from monai_labelfx.networks import ResNetBackbone
 
 BUNDLE = find_bundle("cxr_detection")
-RIVALS = ["fcos", "ssd512", "yolov3"]
+BOXES = ["faster_rcnn", "ssd512", "cxr_detection", "yolov3", "fcos"]
+INSTANCES = ["mask_rcnn", "blendmask", "solov2"]
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +47,42 @@ def _weights(folder: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
     return content.get("model", content)  # the best weights are alone in their file
 
 
+def test_the_tables_have_a_row_for_everything():
+    rows = comparison_layout(BUNDLE)["rows"]
+    assert list(rows) == BOXES + INSTANCES and sorted(rows) == sorted([stem(BUNDLE), *rivals(BUNDLE)])
+    assert len(set(rows.values())) == len(rows)
+
+
 @pytest.mark.parametrize("preset", ["2d", "3d"])
-def test_all_rivals_run_and_end_in_a_table(preset, images, volumes, tmp_path, capsys):
+def test_all_rivals_run_and_end_in_tables(preset, images, volumes, tmp_path, capsys):
     datalist, sizes = (images, {}) if preset == "2d" else (volumes, VOLUMES)
-    common = [tmp_path / "out", datalist, "--preset", preset, "--rivals", "all"]
-    run("train", *common, **sizes)
-    run("evaluate", *common, **sizes)
-    assert rivals(BUNDLE) == RIVALS
-    rows = {row["run"]: row for row in json.loads((tmp_path / "out" / "table.json").read_text())["rows"]}
-    printed = capsys.readouterr().out
-    names = [stem(BUNDLE), *RIVALS]
-    assert set(rows) == set(names) and all(f"| {name} " in printed for name in names)
+    arguments = ["--preset", preset, "--bootstrap", "100"]
+    compare(tmp_path / "out", datalist, ["all"], ["5"], *arguments, **sizes)
+    layout, printed = comparison_layout(BUNDLE), capsys.readouterr().out
+    tables = {table["title"]: table["rows"] for table in read_json(tmp_path / "out" / "table.json")["tables"]}
+    assert list(tables) == [table["title"] for table in layout["tables"]]
+    for title, rows in tables.items():
+        names = INSTANCES if "masks" in title else BOXES + INSTANCES
+        assert [row["run"] for row in rows] == [layout["rows"][name] for name in names], title
+        assert all("[" in value for row in rows for head, value in row.items() if head != "run"), title
+        assert f"**{title}**" in printed
     losses = set()
-    for name in names:
-        folder = tmp_path / "out" / name
+    for name in BOXES + INSTANCES:
+        folder = tmp_path / "out" / "seed_5" / name
         measured = metrics(folder)
-        for key in ("box_mAP", "box_AP50", "box_AR_300", "box_agnostic_AP50", "box_CPM"):
-            assert 0 <= measured[key] <= 1, f"{name} {key}"
-        assert measured["box_AP50_low"] <= measured["box_AP50"] <= measured["box_AP50_high"]
-        assert len(_found(folder / "predictions")) == len(load_datalist(datalist)["test"])
-        assert (folder / "predictions" / "detections.coco.json").is_file() and (folder / "overview.png").is_file()
-        losses.add(json.loads((folder / "history.json").read_text())["train_loss"][-1][1])
-    assert len(losses) == len(names) and all(0 < loss < float("inf") for loss in losses), losses
+        for key in ("mAP", "AP50", "AR_300", "agnostic_mAP", "agnostic_AP50", "agnostic_AR_300"):
+            for kind in ("box", "mask") if name in INSTANCES else ("box",):
+                low, value, high = (measured[f"{kind}_{key}{end}"] for end in ("_low", "", "_high"))
+                assert 0 <= low <= value <= high <= 1, f"{name} {key}"
+        assert 0 <= measured["box_CPM"] <= 1
+        assert name in INSTANCES or not [key for key in measured if "mask" in key]
+        predictions, count = folder / "predictions", len(load_datalist(datalist)["test"])
+        assert len(_found(predictions)) == count and (folder / "overview.png").is_file()
+        assert len(list(predictions.glob("*_instances.*"))) == (count if name in INSTANCES else 0)
+        for row in read_json(predictions / "detections.coco.json"):
+            assert ("segmentation" in row) == (name in INSTANCES)
+        losses.add(read_json(folder / "history.json")["train_loss"][-1][1])
+    assert len(losses) == len(BOXES + INSTANCES) and all(0 < loss < float("inf") for loss in losses), losses
 
 
 def test_resumed_run_equals_an_uninterrupted_one(images, tmp_path):
@@ -112,9 +127,9 @@ def test_class_agnostic_mode_learns_one_class(images, tmp_path):
 
 def test_image_gate_closes_empty_films(images, tmp_path):
     run("train", tmp_path / "out", images, image_gate="0.5")
-    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    history = read_json(tmp_path / "out" / "history.json")
     run("train", tmp_path / "plain", images)
-    assert history["train_loss"] != json.loads((tmp_path / "plain" / "history.json").read_text())["train_loss"]
+    assert history["train_loss"] != read_json(tmp_path / "plain" / "history.json")["train_loss"]
     counts = {}
     for gate in ("0.0", "1.0"):  # always open, never open
         run("evaluate", tmp_path / "out", images, "--min_score", "0", image_gate=gate, detector_ops=KEEP_ALL)
@@ -139,7 +154,7 @@ def test_sweep_runs_and_ends_in_a_table(images, tmp_path, monkeypatch):
     load = ConfigParser.load_config_file
     monkeypatch.setattr(ConfigParser, "load_config_file", lambda f, **k: sweep if "sweeps" in str(f) else load(f, **k))
     run("train", tmp_path / "out", images, "--sweep", "backbone")
-    assert len(json.loads((tmp_path / "out" / "table.json").read_text())["rows"]) == 2
+    assert len(read_json(tmp_path / "out" / "table.json")["rows"]) == 2
 
 
 def test_weights_of_torchvision_are_the_start(images, tmp_path):
@@ -163,16 +178,17 @@ def test_detector_ops_set_up_the_detector(images, tmp_path):
 
 
 def test_compare_gives_mean_and_interval_over_seeds(images, tmp_path, capsys):
-    sizes = [part for part in options() if part not in ("--seed", "5")]
-    arguments = ["--rivals", "cxr_detection", "fcos", "--seeds", "0", "1", "--datalist", str(images), "--no-progress"]
-    assert main(["compare", "cxr_detection", *arguments, "--out", str(tmp_path / "out"), *sizes]) == 0
-    table = json.loads((tmp_path / "out" / "table.json").read_text())
-    columns = ["mAP", "AP50", "AR@300", *(f"class-agnostic {name}" for name in ("mAP", "AP50", "AR@300"))]
-    assert [list(row) for row in table["rows"]] == [["run", *columns]] * 2
-    assert all("±" in row["AP50"] and "[" in row["AP50"] for row in table["rows"])
-    histories = [json.loads(f.read_text()) for f in (tmp_path / "out").glob("seed_*/*/history.json")]
-    losses = {history["train_loss"][-1][1] for history in histories}
-    assert len(losses) == 4, "each seed and each detector has a run of its own"
+    names = ["cxr_detection", "mask_rcnn"]
+    compare(tmp_path / "out", images, names, ["0", "1"], "--bootstrap", "100")
+    tables = read_json(tmp_path / "out" / "table.json")["tables"]
+    assert [[row["run"] for row in table["rows"]] for table in tables] == [["RetinaNet", "Mask R-CNN"]] * 2 + [
+        ["Mask R-CNN"]
+    ] * 2
+    rows = [row for table in tables for row in table["rows"]]
+    assert all(list(row) == ["run", "mAP", "AP50", "AR@300"] for row in rows)
+    assert all("±" in row["AP50"] and "[" in row["AP50"] for row in rows)
+    histories = [read_json(file) for file in (tmp_path / "out").glob("seed_*/*/history.json")]
+    assert len({history["train_loss"][-1][1] for history in histories}) == 4, "each seed and detector has its own run"
     assert "over 2 seeds" in capsys.readouterr().out
 
 
@@ -185,9 +201,12 @@ def test_demo_is_complete(choice, tmp_path, capsys):
     tiny = {"backbone": {"depth": 10, "features": 4}, "pyramid_channels": 8, "head_depth": 1, "cache_rate": 0.0}
     plan["overrides"] |= {**tiny, "max_epochs": 1, "val_interval": 1}
     folders = run_plan(BUNDLE, plan, tmp_path / "out", progress=False)
-    assert {"retinanet", "fcos", "retinanet_test", "fcos_test"} <= set(folders)
+    assert {"retinanet", "mask_rcnn", "retinanet_test", "mask_rcnn_test"} <= set(folders)
     printed = capsys.readouterr().out
-    assert "| RetinaNet | 0." in printed and "| FCOS " in printed and " nan" not in printed
+    boxes, masks = printed[printed.index("**Boxes**") :].split("**Masks**")
+    assert "| RetinaNet " in boxes and "| Mask R-CNN | 0." in boxes and " nan" not in printed
+    assert "RetinaNet" not in masks and "| Mask R-CNN | 0." in masks
+    assert list((folders["mask_rcnn_test"] / "predictions").glob("*_instances.*"))
     found = collect_outputs(tmp_path / "out", folders)
     assert found["picture"].is_file() and list(found["predictions"].iterdir())
 

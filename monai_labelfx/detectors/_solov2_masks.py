@@ -12,6 +12,7 @@ from torch.nn.functional import embedding
 from monai_labelfx.detectors._selected_conv import convolution_at
 from monai_labelfx.ops._resize import resize_linear
 from monai_labelfx.ops.box_affine import masks_to_boxes
+from monai_labelfx.ops.components import largest_components
 
 _MOST_NUMBERS = 2**24  # of masks as float32 at a time, 64 MB; counts up to here are whole in float32
 
@@ -95,14 +96,24 @@ def compare_masks(
 
 
 def image_masks(
-    kernels: torch.Tensor, features: torch.Tensor, stride: Sequence[int], size: Sequence[int], threshold: float
+    kernels: torch.Tensor,
+    features: torch.Tensor,
+    stride: Sequence[int],
+    size: Sequence[int],
+    threshold: float,
+    *,
+    largest: bool = False,
 ) -> Iterator[torch.Tensor]:
-    """Masks (n, \\*size) bool of kernels (N, E), a few at a time: probabilities interpolated at the image's voxels."""
+    """Masks (n, \\*size) bool of kernels (N, E), a few at a time: probabilities interpolated at the image's voxels.
+
+    With ``largest``, of each mask only the largest connected component.
+    """
     most = max(features[0].numel(), torch.Size(size).numel())
     for part in kernels.split(max(1, _MOST_NUMBERS // most)):
         if len(part):
             found = (part @ features.flatten(1)).sigmoid().unflatten(1, features.shape[1:])
-            yield resize_linear(found, size, [1 / step for step in stride]) > threshold
+            masks = resize_linear(found, size, [1 / step for step in stride]) > threshold
+            yield largest_components(masks) if largest else masks
 
 
 def boxed_masks(

@@ -102,6 +102,8 @@ class SOLOv2(Detector):
             is below this number. Default ``None``, no gate.
         score_threshold: of the class score of a cell. Default 0.1 (paper).
         mask_threshold: a voxel is in the mask above this probability. Default 0.5 (paper).
+        largest_component: of each mask keep only the largest connected component. Masks come from maps of the whole
+            image, where one stray voxel spoils the box of a mask. Default ``False`` (paper).
         update_threshold: lowest score after suppression. Default half of ``score_threshold``, 0.05 (paper).
         nms_kernel, nms_sigma: of matrix suppression. Defaults ``"gaussian"`` and 2 (authors' settings).
         nms_threshold: IoU above which boxes of two windows are the same, for ``use_inferer``; an image that is looked
@@ -173,6 +175,7 @@ class SOLOv2(Detector):
         image_gate: float | None = None,
         score_threshold: float = 0.1,
         mask_threshold: float = 0.5,
+        largest_component: bool = False,
         update_threshold: float | None = None,
         nms_kernel: str = "gaussian",
         nms_sigma: float = 2.0,
@@ -235,6 +238,7 @@ class SOLOv2(Detector):
         self.dice_weight = dice_weight
         self.masks_per_image = masks_per_image
         self.mask_threshold = mask_threshold
+        self.largest_component = largest_component
         self.update_threshold = update_threshold
         self.nms_kernel, self.nms_sigma = nms_kernel, nms_sigma
         self.crop_masks = crop_masks
@@ -325,7 +329,8 @@ class SOLOv2(Detector):
         scores, order = scores.sort(descending=True, stable=True)
         lowest = self.score_threshold / 2 if self.update_threshold is None else self.update_threshold
         kept = order[scores >= lowest][: self.detections_per_image]
-        parts = image_masks(kernels[kept], maps, self.network.mask_stride, size, self.mask_threshold)
+        stride, largest = self.network.mask_stride, self.largest_component
+        parts = image_masks(kernels[kept], maps, stride, size, self.mask_threshold, largest=largest)
         rows, boxes, masks = boxed_masks(parts, size, maps.device, crop=self.crop_masks)
         return {"boxes": boxes, "labels": labels[kept[rows]], "scores": scores[rows], "masks": masks}
 

@@ -22,7 +22,7 @@ from monai_labelfx.ops.box_coding import boxes_to_deltas, boxes_to_distances, de
 from monai_labelfx.ops.box_frames import boxes_to_frames, frame_voxels, frames_to_mask
 from monai_labelfx.ops.box_matching import atss_matches, iou_matches
 from monai_labelfx.ops.box_overlap import box_overlap, box_volume, paired_box_overlap
-from monai_labelfx.ops.components import component_boxes, small_components
+from monai_labelfx.ops.components import component_boxes, largest_components, small_components
 from monai_labelfx.ops.crossing_lines import CrossingLines, box_crossing_lines, box_crossing_planes, box_voxels
 from monai_labelfx.ops.dense_field import FIELD_METHODS, refine_by_field
 from monai_labelfx.ops.instances import decode_instances
@@ -83,6 +83,7 @@ __all__ = [
     "hard_negative_sample",
     "hard_negatives",
     "iou_matches",
+    "largest_components",
     "mask_iou",
     "masks_to_boxes",
     "matrix_nms",

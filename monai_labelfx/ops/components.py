@@ -100,6 +100,45 @@ def small_components(
     return torch.as_tensor(small, device=labels.device)
 
 
+def largest_components(masks: torch.Tensor, *, connectivity: int | None = None) -> torch.Tensor:
+    """The largest connected component of each mask, of equal ones the first.
+
+    Args:
+        masks: (N, \\*spatial), what is not 0 is inside.
+        connectivity: as for :func:`component_boxes`.
+
+    Returns:
+        (N, \\*spatial) bool on the device of ``masks``. An empty mask stays empty.
+
+    Raises:
+        ValueError: for masks without spatial axes, or ``connectivity`` out of its range.
+
+    Example:
+        >>> largest_components(torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0]])).int().tolist()
+        [[0, 0, 1, 1], [0, 0, 0, 0]]
+    """
+    from scipy import ndimage
+
+    axes = masks.ndim - 1
+    if axes < 1:
+        raise ValueError(f"masks must have the shape (N, *spatial), got {tuple(masks.shape)}.")
+    connectivity = axes if connectivity is None else connectivity
+    check_connectivity(connectivity, axes)
+    structure = np.zeros((3,) * masks.ndim, bool)
+    structure[1] = ndimage.generate_binary_structure(axes, connectivity)  # masks do not touch each other
+    parts, number = ndimage.label((masks != 0).detach().cpu().numpy(), structure)
+    if not number:
+        return torch.zeros_like(masks, dtype=torch.bool)
+    sizes = np.bincount(parts.ravel())
+    # components are numbered from mask to mask
+    last = np.maximum.accumulate(parts.reshape(len(parts), -1).max(axis=1))
+    owner = np.searchsorted(last, np.arange(1, number + 1))
+    order = np.lexsort((-sizes[1:], owner))  # stable: of equal ones the first
+    kept = np.zeros(number + 1, bool)
+    kept[1 + order[np.unique(owner[order], return_index=True)[1]]] = True
+    return torch.as_tensor(kept[parts], device=masks.device)
+
+
 def _checked(labels: torch.Tensor, connectivity: int | None, min_size: int) -> tuple[np.ndarray, np.ndarray]:
     """The labels as an array of integers, and which neighbours belong together."""
     from scipy import ndimage

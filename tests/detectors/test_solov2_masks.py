@@ -123,6 +123,18 @@ def test_masks_of_the_image_are_interpolated_probabilities(dims, most, monkeypat
     assert not list(image_masks(kernels[:0], features, [4] * dims, size, 0.5))
 
 
+def test_largest_component_leaves_out_what_is_far_away(dims):
+    features = torch.full((1, *[12] * dims), -5.0)
+    features[(0, *[slice(1, 5)] * dims)] = 5.0
+    features[(0, *[10] * dims)] = 5.0
+    kernels = torch.ones(1, 1)
+    whole, largest = (
+        torch.cat(list(image_masks(kernels, features, [1] * dims, [12] * dims, 0.5, largest=one)))
+        for one in (False, True)
+    )
+    assert whole.sum() == 4**dims + 1 and largest.sum() == 4**dims and not largest[(0, *[10] * dims)]
+
+
 def test_boxed_masks(dims):
     masks = torch.zeros(4, *[8] * dims, dtype=torch.bool)
     masks[(0, *[slice(2, 5)] * dims)] = True

@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
-from monai_labelfx.ops.components import component_boxes, small_components
+from monai_labelfx.ops.components import component_boxes, largest_components, small_components
 
 SHAPES = ((9,), (7, 8), (1, 9), (5, 4, 6))
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
@@ -182,3 +183,23 @@ def test_errors_say_what_is_wrong(labels, keywords, error, words):
         component_boxes(labels, **keywords)
     with pytest.raises(error, match=words):
         small_components(labels, **{"min_size": 0} | keywords)
+
+
+@pytest.mark.parametrize("shape", [(6, 9, 8), (5, 7, 6, 8), (3, 20), (0, 4, 4)])
+@pytest.mark.parametrize("connectivity", [None, 1])
+def test_largest_components(shape, connectivity):
+    masks = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.45
+    masks[1:2] = False
+    found = largest_components(masks, connectivity=connectivity)
+    assert found.shape == masks.shape and found.dtype == torch.bool
+    for mask, kept in zip(masks.numpy(), found.numpy(), strict=True):
+        parts, number = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, connectivity or mask.ndim))
+        best = int(np.bincount(parts.ravel())[1:].argmax()) + 1 if number else -1
+        assert (kept == (parts == best)).all()
+
+
+def test_largest_components_of_bad_input():
+    with pytest.raises(ValueError, match=r"\(N, \*spatial\), got \(3,\)"):
+        largest_components(torch.ones(3))
+    with pytest.raises(ValueError, match="connectivity"):
+        largest_components(torch.ones(1, 3, 3), connectivity=3)
