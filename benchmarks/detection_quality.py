@@ -100,7 +100,7 @@ FROM_P2 = {"first_level": 2, "extra_levels": 1}  # as their papers have it
 OWN_OF_DATA = {
     "shapes2d": {"solov2": {"solo_size": 128}},
     "shapes3d": {
-        "solov2": {"solo_size": 48},
+        "solov2": {"solo_size": 48, "max_epochs": 40, "largest_component": True},
         "yolov3": {"learning_rate": 0.002},
     },
     "lungs": {"faster_rcnn": FROM_P2, "mask_rcnn": FROM_P2, "solov2": {**FROM_P2, "solo_size": 192}},

@@ -105,12 +105,17 @@ def merge_configs(files: Sequence[Path]) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"{file} holds a {type(content).__name__}, expected a mapping")
         for name, value in content.items():
+            known = parser.get()  # the parser itself compares what it lacks with all its keys, which takes long
             parts = name.removeprefix("+").replace("::", "#").split("#")
-            if parts[0] not in parser and (len(parts) > 1 or name.startswith("+")):
+            changes = len(parts) > 1 or name.startswith("+")
+            if parts[0] not in known and changes:
                 if files[0].stem == "inference":
                     continue
                 raise ValueError(f"{file}: {name!r} changes {parts[0]!r}, which {files[0].name} does not have")
-            merge_kv(parser, name, value)
+            if name in known or changes:
+                merge_kv(parser, name, value)
+            else:
+                known[name] = value
     config = parser.get()
     if files[0].stem != "inference":
         return config

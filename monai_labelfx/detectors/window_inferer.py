@@ -45,7 +45,9 @@ class WindowDetectionInferer(Inferer):
     2. Those left belong to objects that no window shows whole. Two of one class are parts of one object where each is
        cut on the side on which the other goes on, their sections across that axis have an IoU of at least 0.5, and
        neither score is below half the other. Parts become one box around them, with the highest of their scores.
-    3. What has no counterpart stays as it is: an object never vanishes because it is cut.
+    3. What has no counterpart is dropped by rule 1 where parts that were joined cover it, such as the cap of a round
+       object, whose section differs from the next one. Else it stays as it is: an object never vanishes because it is
+       cut.
 
     The boxes that are not cut and those of 2 and 3 are then merged, class by class.
 
@@ -211,6 +213,9 @@ class WindowDetectionInferer(Inferer):
         cut = parts.cut(shape, margins)
         kept = without_covered(parts, cut.any(dim=1))
         boxes, labels, scores, group = join_parts(parts.take(kept), cut[kept])
+        alone = cut[kept].any(dim=1) & (group.bincount(minlength=len(boxes))[group] == 1)
+        caps = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device).index_fill(0, group[alone], True)
+        left = without_covered(Parts(boxes, labels, scores, boxes, boxes), caps)
         crops = [
             (tuple(a + b for a, b in zip(window.low, start, strict=True)), crop)
             for window in windows
@@ -219,6 +224,8 @@ class WindowDetectionInferer(Inferer):
         members: list[list[int]] = [[] for _ in range(len(boxes))]
         for index, target in zip(kept.tolist(), group.tolist(), strict=True):
             members[target].append(index)
+        members = [members[row] for row in left.tolist()]
+        boxes, labels, scores = boxes[left], labels[left], scores[left]
         first = torch.tensor([one[0] for one in members], dtype=torch.int64, device=boxes.device)
         return boxes, labels, scores, number[first], members, crops
 

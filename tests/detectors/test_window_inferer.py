@@ -129,6 +129,19 @@ def test_an_object_larger_than_windows_is_put_together(masks):
         same(WindowDetectionInferer(16, overlap=0.0)(image[None], detector)[0], expected)
 
 
+@pytest.mark.parametrize("shape", [(40, 36), (24, 20, 16)])
+@pytest.mark.parametrize("masks", [True, False])
+def test_the_caps_of_a_round_object_are_no_objects(shape, masks):
+    axes = torch.meshgrid(*[(torch.arange(n) + 0.5) / n * 2 - 1 for n in shape], indexing="ij")
+    inside = sum(axis**2 for axis in axes) < 0.8
+    image = torch.where(inside, 0.75, 0.0)[None]
+    found = WindowDetectionInferer([n // 4 for n in shape])([image], Finder(masks=masks))[0]
+    wanted = Finder(masks=masks)(image[None])[0]
+    assert torch.equal(found["boxes"], wanted["boxes"])
+    if masks:
+        assert torch.equal(found["masks"], wanted["masks"])
+
+
 def test_a_cut_box_without_counterpart_stays():
     class Once(Finder):
         def find(self, image):
