@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detection_bundle import KEEP_ALL, VOLUMES, compare, metrics, options, read_json, run
+from detection_bundle import KEEP_ALL, VOLUMES, compare, heads, metrics, options, read_json, run
 from monai.bundle import ConfigParser
 
 from monai_labelfx.commands.bundle_folder import find_bundle, rivals, stem
@@ -212,12 +212,15 @@ def test_demo_is_complete(choice, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_train_together(images, tmp_path):
-    """torchrun on two CPU processes (gloo): one checkpoint that loads without torchrun."""
-    configs = BUNDLE / "configs"
-    files = [configs / "train.yaml", configs / "presets" / "small.yaml", configs / "multi_gpu_train.yaml"]
+@pytest.mark.parametrize("rival", [None, "mask_rcnn", "blendmask", "solov2"])
+def test_two_processes_train_together(rival, images, tmp_path):
+    """torchrun on two CPU processes (gloo), every parameter in use: one checkpoint that loads without torchrun."""
+    configs, names = BUNDLE / "configs", [rival] if rival else []
+    files = [configs / "train.yaml", configs / "presets" / "small.yaml"]
+    files += [configs / "rivals" / f"{name}.yaml" for name in names] + [configs / "multi_gpu_train.yaml"]
     # MONAI's command line cannot set null; the preset does
-    own = [part for pair in zip(*[iter(options())] * 2, strict=True) if pair[0] != "--image_size" for part in pair]
+    pairs = zip(*[iter(options(**heads(*names)))] * 2, strict=True)
+    own = [part for pair in pairs if pair[0] != "--image_size" for part in pair]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle"),
         *("run", "--config_file", str([str(f) for f in files]), "--bundle_root", str(BUNDLE)),
@@ -228,5 +231,5 @@ def test_two_processes_train_together(images, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out" / "models" / "model.pt").is_file()
     assert 0 < metrics(tmp_path / "out")["train_loss"] < float("inf")
-    run("evaluate", tmp_path / "out", images)
+    run("evaluate", tmp_path / "out", images, *(["--rival", rival] if rival else []), **heads(*names))
     assert 0 <= metrics(tmp_path / "out")["box_AP50"] <= 1
