@@ -235,6 +235,15 @@ class DetectorTester:
         ]
         assert (torch.cat(first) - torch.cat(second)).abs().max() < 0.05
 
+    def test_a_network_in_half_precision(self, dims):
+        detector = self.make(dims, score_threshold=0.0)
+        detector.network.bfloat16()
+        images = self.images(dims).bfloat16()
+        losses = detector(images, [self.target(dims), self.empty(dims)])
+        assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+        found = detector.eval()(images)[0]
+        assert len(found["boxes"]) and found["boxes"].dtype == found["scores"].dtype == torch.float32
+
     def test_evaluation_with_gradients_enabled(self, dims):
         found = self.make(dims, score_threshold=0.0).eval()(self.images(dims, 1))[0]
         assert not found["boxes"].requires_grad and not found["scores"].requires_grad

@@ -43,6 +43,9 @@ class MaskHead(nn.Sequential):
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.get_parameter("mask_fcn_logits.weight"), std=0.001)
 
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return super().forward(pooled.to(self.get_parameter("conv5_mask.weight").dtype)).to(pooled.dtype)
+
 
 def of_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The mask of the class (R,) of each box, from logits (R, classes + 1, \\*bins): (R, \\*bins)."""

@@ -23,7 +23,7 @@ def convolution_at(convolution: Any, maps: torch.Tensor, image: torch.Tensor, pl
         place: (P,) its number among the voxels of a map in C order.
 
     Returns:
-        (P, out_channels).
+        (P, out_channels) in the dtype of the maps, computed in that of the convolution.
 
     Raises:
         ValueError: for a convolution of another kind.
@@ -57,4 +57,4 @@ def convolution_at(convolution: Any, maps: torch.Tensor, image: torch.Tensor, pl
     number = (image * shape.numel() + first)[:, None] + offsets
     found = embedding(number, rows)  # whose gradient is the same in every run
     matrix = weight.flatten(2).transpose(1, 2).flatten(1)
-    return linear(found.flatten(1), matrix, bias)
+    return linear(found.flatten(1).to(weight.dtype), matrix, bias).to(maps.dtype)

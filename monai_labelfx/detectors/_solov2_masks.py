@@ -35,8 +35,7 @@ def kernels_at(
     for level in features:
         count = level[0, 0].numel()
         chosen = ((cell >= first) & (cell < first + count)).nonzero()[:, 0]
-        maps = level.to(convolution.weight.dtype)
-        found.append(convolution_at(convolution, maps, image[chosen], cell[chosen] - first).to(level.dtype))
+        found.append(convolution_at(convolution, level, image[chosen], cell[chosen] - first))
         order.append(chosen)
         first += count
     return embedding(torch.cat(order).argsort(), torch.cat(found))

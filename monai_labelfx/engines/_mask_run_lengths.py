@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from monai_labelfx.metrics._mask_crops import MaskCrops
-from monai_labelfx.ops.run_length import _characters
+from monai_labelfx.ops.run_length import compressed_counts
 
 
 def mask_run_lengths(masks: MaskCrops) -> list[dict[str, Any]]:
     """What ``encode_run_lengths`` gives for the whole masks, which for many objects of a CT would fill the memory."""
     size = [int(n) for n in masks.shape[::-1]]
     return [
-        {"size": list(size), "counts": _characters(_lengths(crop, low, masks.shape))}
+        {"size": list(size), "counts": compressed_counts(_lengths(crop, low, masks.shape))}
         for crop, low in zip(masks.crops, masks.low.tolist(), strict=True)
     ]
 

@@ -49,7 +49,7 @@ def encode_run_lengths(masks: torch.Tensor | np.ndarray) -> list[dict[str, Any]]
     if array.ndim < 2:
         raise ValueError(f"masks must have the shape (N, *spatial), got {array.shape}.")
     size = list(array.shape[:0:-1])
-    return [{"size": list(size), "counts": _characters(_lengths(mask.reshape(-1) != 0))} for mask in array]
+    return [{"size": list(size), "counts": compressed_counts(_lengths(mask.reshape(-1) != 0))} for mask in array]
 
 
 def decode_run_lengths(run_lengths: Iterable[Mapping[str, Any]], size: Sequence[int] | None = None) -> torch.Tensor:
@@ -114,7 +114,8 @@ def _lengths(inside: np.ndarray) -> np.ndarray:
     return np.diff(np.concatenate([starts, ends, [len(inside)]])).astype(np.int64)
 
 
-def _characters(lengths: np.ndarray) -> str:
+def compressed_counts(lengths: np.ndarray) -> str:
+    """The lengths of runs (R,) int64 as the characters of COCO; from the fourth on, less the length two before."""
     numbers = lengths.copy()
     numbers[3:] -= lengths[1:-2]
     groups, follows = [], []
