@@ -265,4 +265,4 @@ def test_it_learns_masks(tmp_path):
             own = ["--rival", "mask_rcnn", *(["--bootstrap", "0"] if workflow == "evaluate" else [])]
             run(workflow, tmp_path / epochs, datalist, *own, **values)
         scores[epochs] = metrics(tmp_path / epochs)["mask_AP50"]
-    assert scores["1"] < 0.05 and scores["36"] > 0.5, scores
+    assert scores["1"] < 0.05 and scores["36"] > 0.3, scores

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from detector_tester import SMALL as SHAPES
 from detector_tester import DetectorTester, average_precision, objects
+from scipy import ndimage
 
 from monai_labelfx.detectors import _solov2_masks
 from monai_labelfx.detectors._packed import unpack
@@ -199,6 +201,15 @@ class TestSOLOv2(DetectorTester):
         torch.nn.init.zeros_(detector.network.kernel.weight)
         torch.nn.init.constant_(detector.network.kernel.bias, 1.0)
         return torch.cat([values.flatten(1) for values in numbers.values()], dim=1)[:, None]
+
+    def test_the_largest_component_alone_is_kept(self, dims):
+        parts = {}
+        for largest in (False, True):
+            torch.manual_seed(3)
+            detector = self.make(dims, score_threshold=0.0, largest_component=largest).eval()
+            found = detector(self.images(dims, 1))[0]["masks"]
+            parts[largest] = [int(ndimage.label(mask.numpy(), np.ones((3,) * dims))[1]) for mask in found]
+        assert max(parts[False]) > 1 and set(parts[True]) == {1}
 
     @pytest.mark.parametrize("kernel", ["gaussian", "linear"])
     def test_three_equal_masks_leave_one(self, dims, kernel):
