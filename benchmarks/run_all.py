@@ -17,13 +17,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 DETECTION = ("detection_nms", "detection_roi_align", "detection_metric", "detection_eval")
+PATCH_METRIC = ("wavelet_split", "patch_metric_step", "patch_metric_series")
 SPEED = {
     name: [f"{name}.py"]
-    for name in ("masking", "step_share", "dicom_cases", "dicom_io", "box_tightness_speed", *DETECTION)
+    for name in ("masking", "step_share", "dicom_cases", "dicom_io", "box_tightness_speed", *DETECTION, *PATCH_METRIC)
 }
 QUALITY = {name: [f"{name}.py"] for name in ("denoiseg_quality", "box_tightness_quality")} | {
     f"detection_{data}": ["detection_quality.py", data, "--out", f"runs/detection_quality/{data}"]
     for data in ("shapes2d", "shapes3d", "lungs", "findings")
+}
+QUALITY |= {
+    f"patch_metric_{data}": ["patch_metric_quality.py", data, "--out", f"runs/patch_metric_quality/{data}"]
+    for data in ("abdomen", "shifted", "head")
 }
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "prepare": "prepare",
     "run": "run",
     "compare": "compare",
+    "ct_numbers": "ct_numbers",
     "demo": "demo",
     "report": "report",
     "verify": "verify",

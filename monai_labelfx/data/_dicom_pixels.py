@@ -72,7 +72,8 @@ def functional(dataset: Dataset, index: int | None, sequence: str, keyword: str,
 def stored_values(dataset: Dataset, index: int | None, path: str) -> np.ndarray:
     """The stored values of a frame, (rows, columns), or of a colour image as RGB (rows, columns, 3).
 
-    Bits outside BitsStored are removed, the sign is that of PixelRepresentation. The array may be read-only.
+    Bits outside BitsStored are removed, except from padding that the file puts there; the sign is that of
+    PixelRepresentation. The array may be read-only.
 
     Args:
         dataset: with its pixels.
@@ -85,7 +86,7 @@ def stored_values(dataset: Dataset, index: int | None, path: str) -> np.ndarray:
     with _named(path):
         layout = layout_of(dataset, path)
         container = frame_container(dataset, index, layout, path)
-        return container if container.ndim == 3 else without_unused_bits(container, layout)
+        return container if container.ndim == 3 else _without_unused_bits(container, layout, dataset, path)[0]
 
 
 def frame_values(
@@ -118,11 +119,7 @@ def frame_values(
             return FrameValues(container, "rescaled", "")
         display = is_projection(dataset) if display is None else display
         modality = _modality(dataset, index, layout, path, display=display)
-        stored = without_unused_bits(container, layout)
-        padding = padding_of(dataset, layout, path)
-        if padding and padding.exceeds(layout.limits):
-            # it can only be found before the unused bits are removed, and would change its value
-            stored = np.where(padding.within(container), container, stored)
+        stored, padding = _without_unused_bits(container, layout, dataset, path)
         if display:
             array, darkest = _displayed(stored, modality, dataset, index, layout, path)
             padding_fill = darkest if padding_fill is None else padding_fill
@@ -132,6 +129,18 @@ def frame_values(
             array[padding.within(stored)] = padding_fill
         text = _padding_text(padding, padding_fill, array.dtype, modality, layout) if padding else ""
         return FrameValues(array, "display" if display else "rescaled", text)
+
+
+def _without_unused_bits(
+    container: np.ndarray, layout: Layout, dataset: Dataset, path: str
+) -> tuple[np.ndarray, Padding | None]:
+    """Stored values and the padding; that may be wider than the stored bits."""
+    stored = without_unused_bits(container, layout)
+    padding = padding_of(dataset, layout, path)
+    if padding and padding.exceeds(layout.limits):
+        # it can only be found before the unused bits are removed, and would change its value
+        stored = np.where(padding.within(container), container, stored)
+    return stored, padding
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +15,7 @@ from monai.utils import MetaKeys
 from nibabel.arrayproxy import ArrayProxy
 
 from monai_labelfx.data._reading import ImageFileError
+from monai_labelfx.data._stored_type import STORED_KEY, StoredType
 
 _STARTS = {  # the first four bytes, which are the length of the header -> kind of file, byte order
     length.to_bytes(4, order): (kind, sign)  # type: ignore[arg-type]
@@ -32,15 +33,12 @@ def read_nifti(path: str) -> tuple[np.ndarray, dict]:
     """Array (x, y[, z][, channel]) in native byte order and the meta of MONAI's reader, with the affine of the file.
 
     The affine is the sform if its code is above 0, else the qform if its code is, else it comes from pixdim, as the
-    standard says. (MONAI's reader takes an unset qform where the sform and pixdim differ by a rounding.)
+    standard says. (MONAI's reader takes an unset qform where the sform and pixdim differ by a rounding.) The meta has
+    the stored type, slope and intercept on top, which nibabel forgets, for :py:class:`NiftiWriter` to write back.
     """
-    packed = path.lower().endswith(".gz")
-    with gzip.open(path) if packed else open(path, "rb") as file:
-        block = file.read(540)
-        kind, order = _STARTS.get(block[:4], (nib.Nifti1Image, "<"))
-        start, end = _check_header(path, block, kind.header_class, order, packed)
-        # nibabel's own checks on top; extensions are not read
-        header = kind.header_class(block[: kind.header_class.sizeof_hdr], endianness=order)
+    packed = _is_packed(path)
+    with _opened(path) as file:
+        kind, header, start, end = _begin(path, file)
         # a plain file is mapped into memory; a packed one is read from this very stream, so that its checksum is tested
         values = ArrayProxy(file if packed else path, header)
         reader = NibabelReader()
@@ -55,7 +53,31 @@ def read_nifti(path: str) -> tuple[np.ndarray, dict]:
     if array.ndim > 4:  # one of the axes 4 to 7 is longer than 1, at most
         array = array.reshape(*array.shape[:3], -1)
     meta[str(MetaKeys.ORIGINAL_CHANNEL_DIM)] = -1 if array.ndim == 4 else math.nan
+    meta[STORED_KEY] = StoredType(header.get_data_dtype(), float(values.slope), float(values.inter)).text
     return array.astype(array.dtype.newbyteorder("="), copy=False), meta
+
+
+def nifti_header(path: str) -> Any:
+    """nibabel's header of a file, checked as in :py:func:`read_nifti`, without its voxels."""
+    with _opened(path) as file:
+        return _begin(path, file)[1]
+
+
+def _is_packed(path: str) -> bool:
+    return path.lower().endswith(".gz")
+
+
+def _opened(path: str) -> IO[bytes]:
+    return gzip.open(path) if _is_packed(path) else open(path, "rb")  # type: ignore[return-value]
+
+
+def _begin(path: str, file: IO[bytes]) -> tuple[Any, Any, int, int]:
+    """The image class, the checked header, the first and last byte of the voxels."""
+    block = file.read(540)
+    kind, order = _STARTS.get(block[:4], (nib.Nifti1Image, "<"))
+    start, end = _check_header(path, block, kind.header_class, order, _is_packed(path))
+    # nibabel's own checks on top; extensions are not read
+    return kind, kind.header_class(block[: kind.header_class.sizeof_hdr], endianness=order), start, end
 
 
 def _check_header(path: str, block: bytes, kind: Any, order: str, packed: bool) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from monai.utils import convert_data_type, get_equivalent_dtype
 
 from monai_labelfx._atomic import replacing
 from monai_labelfx.data._original_grid import to_write
+from monai_labelfx.data._stored_type import StoredType, stored_type_of
 
 __all__ = ["NiftiWriter"]
 
@@ -29,14 +30,25 @@ class NiftiWriter(ImageWriter):
 
     Args:
         output_dtype: type of the written numbers; None keeps that of the array (float64 becomes float32, bool uint8).
-            Floating data for an integer type are rounded.
-        scale: must be None; values are never rescaled. ``SaveImage`` passes its own ``scale`` here.
+            Floating data for an integer type are rounded. "source" writes numbers as the source stored them (see
+            Notes): ``SaveImaged(..., output_dtype="source")`` is for results in the units of the source, such as HU.
+        scale: must be None; values are never scaled to a range. ``SaveImage`` passes its own ``scale`` here.
 
     Raises:
         ValueError: values that do not fit ``output_dtype``, a file name other than .nii and .nii.gz, other than two or
-            three spatial axes, or a moved array with ``resample=False``.
+            three spatial axes, or a moved array with ``resample=False``; with "source" also several channels, NaN or
+            infinite values for whole numbers, and an image that does not know how its source stored its numbers.
 
     Notes:
+        "source" is for images that AutoReader read from NIfTI, or AutoReader or DicomSeriesReader from DICOM. The file
+        has the type, slope and intercept of the source, and the numbers ``rint((value - intercept) / slope)``, clipped
+        to the range of the type. An unchanged image gets its source's numbers bit for bit, as long as the array could
+        hold its values: in float32, as ``LoadImage`` makes them, these are whole numbers of 24 bits, and numbers of 16
+        bits with any slope; ask ``LoadImage`` for float64 else. Floating numbers of NIfTI keep their type; a slope
+        is already in their values, which are kept instead, and is not written. Of DICOM that is read by a table, for
+        display, with other slopes or intercepts in some slices, or with such that a NIfTI header has no room for
+        (2.059), the values become float32.
+
         With ``resample=True`` of ``SaveImage`` an array that was moved since it was read goes back to
         ``original_affine``: exactly where axes were swapped, flipped or cropped, interpolated by ``mode`` otherwise.
         With False it is written where it now is. MONAI's NibabelWriter fails on 2-D images that are not axial, mixes
@@ -56,15 +68,16 @@ class NiftiWriter(ImageWriter):
         (1.0, 1.0, 2.0)
     """
 
-    output_dtype: DtypeLike
+    output_dtype: DtypeLike | str
 
-    def __init__(self, output_dtype: DtypeLike = None, *, scale: int | None = None) -> None:
+    def __init__(self, output_dtype: DtypeLike | str = None, *, scale: int | None = None) -> None:
         super().__init__()
         if scale is not None:
             raise ValueError(f"NiftiWriter writes values as they are: scale must be None, got {scale}")
         self.output_dtype = output_dtype
         self.array = np.empty(0)
         self.affine = np.eye(4)
+        self.meta: Mapping[str, Any] = {}
 
     def set_data_array(  # type: ignore[override]
         self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True
@@ -77,7 +90,8 @@ class NiftiWriter(ImageWriter):
         self.array = array
 
     def set_metadata(self, meta_dict: Mapping | None = None, resample: bool = True, **options: Any) -> None:
-        """Take the affine; with ``resample`` first go back to ``original_affine`` if the array was moved."""
+        """Take affine and source; with ``resample`` first go back to ``original_affine`` if the array was moved."""
+        self.meta = meta_dict or {}
         mode = str(options.get("mode", "linear"))
         self.array, affine = to_write(self.array, meta_dict, resample=resample, mode=mode)
         self.affine = np.eye(4) if affine is None else affine
@@ -94,7 +108,10 @@ class NiftiWriter(ImageWriter):
         array = self.array[0] if len(self.array) == 1 else np.moveaxis(self.array, 0, -1)
         if len(self.array) > 1 and spatial == 2:
             array = array[:, :, None]
-        image = nibabel.Nifti1Image(_as_dtype(array, self.output_dtype, path.name), self.affine)
+        if isinstance(self.output_dtype, str) and self.output_dtype == "source":
+            image = self._as_source(array)
+        else:
+            image = nibabel.Nifti1Image(_as_dtype(array, self.output_dtype, path.name), self.affine)
         image.header.set_xyzt_units("mm")
         image.set_sform(self.affine, code="scanner")
         rigid = _is_rigid(self.affine)
@@ -102,6 +119,20 @@ class NiftiWriter(ImageWriter):
         content = image.to_bytes()
         with replacing(path) as temporary:
             temporary.write_bytes(gzip.compress(content, 4, mtime=0) if path.suffix.lower() == ".gz" else content)
+
+    def _as_source(self, array: np.ndarray) -> Any:
+        """The image with the numbers of the source's type, and with its slope and intercept."""
+        import nibabel
+
+        if len(self.array) != 1:
+            raise ValueError(
+                f"NiftiWriter writes one channel with output_dtype 'source', got an array of shape {self.array.shape}"
+            )
+        stored: StoredType = stored_type_of(self.meta)
+        image = nibabel.Nifti1Image(stored.numbers(array), self.affine, dtype=stored.dtype)
+        if stored.dtype.kind != "f":
+            image.header.set_slope_inter(stored.slope, stored.inter)  # nibabel writes numbers as they are then
+        return image
 
 
 def _is_rigid(affine: np.ndarray) -> bool:

@@ -7,12 +7,15 @@ from monai_labelfx.engines.box_prepare_batch import BoxTightnessPrepareBatch
 from monai_labelfx.engines.box_threshold import BoxThreshold
 from monai_labelfx.engines.box_threshold_search import BoxThresholdSearch
 from monai_labelfx.engines.checkpoint import AtomicCheckpointSaver
+from monai_labelfx.engines.ct_convention_handler import CTConventionHandler
 from monai_labelfx.engines.detection_evaluator import DetectionEvaluator
 from monai_labelfx.engines.detection_metric_handler import DetectionMetricHandler, from_detections
 from monai_labelfx.engines.detection_prepare_batch import DetectionPrepareBatch, detection_items
 from monai_labelfx.engines.detection_saver import DetectionSaver
 from monai_labelfx.engines.detection_trainer import DetectionTrainer
 from monai_labelfx.engines.from_probabilities import from_probabilities
+from monai_labelfx.engines.hu_audit_handler import HUAuditHandler
+from monai_labelfx.engines.image_pool import ImagePool
 from monai_labelfx.engines.instance_saver import InstanceSaver
 from monai_labelfx.engines.instance_thresholds import InstanceThresholds
 from monai_labelfx.engines.label_aware_sampler import LabelAwareSampler
@@ -24,6 +27,7 @@ from monai_labelfx.engines.metric_handlers import (
     StatedRangePSNRHandler,
     from_instances,
 )
+from monai_labelfx.engines.noise_match_handler import NoiseMatchHandler
 from monai_labelfx.engines.overview_saver import OverviewSaver
 from monai_labelfx.engines.prepare_batch import DenoiSegPrepareBatch
 from monai_labelfx.engines.progress import ProgressBar
@@ -33,23 +37,29 @@ from monai_labelfx.engines.run_record import RunRecord
 from monai_labelfx.engines.seed_epoch import SeedEpoch
 from monai_labelfx.engines.surface_distance_handler import PhysicalSurfaceDistanceHandler
 from monai_labelfx.engines.threshold_search import ThresholdSearch
+from monai_labelfx.engines.unpaired_sampler import UnpairedSampler
+from monai_labelfx.engines.unpaired_trainer import UnpairedTrainer
 
 __all__ = [
     "AtomicCheckpointSaver",
     "BoxThreshold",
     "BoxThresholdSearch",
     "BoxTightnessPrepareBatch",
+    "CTConventionHandler",
     "DenoiSegPrepareBatch",
     "DetectionEvaluator",
     "DetectionMetricHandler",
     "DetectionPrepareBatch",
     "DetectionSaver",
     "DetectionTrainer",
+    "HUAuditHandler",
+    "ImagePool",
     "InstanceAveragePrecisionHandler",
     "InstanceSaver",
     "InstanceThresholds",
     "LabelAwareSampler",
     "LogBarrierSchedule",
+    "NoiseMatchHandler",
     "OverviewSaver",
     "PairedMetricHandler",
     "PhysicalSurfaceDistanceHandler",
@@ -60,6 +70,8 @@ __all__ = [
     "SegScoreHandler",
     "StatedRangePSNRHandler",
     "ThresholdSearch",
+    "UnpairedSampler",
+    "UnpairedTrainer",
     "detection_items",
     "from_detections",
     "from_instances",

@@ -46,6 +46,8 @@ class OverviewSaver:
         names: label -> what is written beside a box.
         min_score: boxes below are left out.
         max_boxes: how many boxes with scores a panel shows, the best ones.
+        windows: key -> the two values that become black and white in its panels; percentiles in the others.
+        differences: name -> two keys: items may show the first minus the second under that name.
 
     Raises:
         ValueError: if ``items`` is empty, one of them is not ``[key, kind]`` or ``[key, kind, caption]``, or there are
@@ -72,6 +74,8 @@ class OverviewSaver:
         names: Mapping[int, str] | None = None,
         min_score: float = 0.0,
         max_boxes: int = 25,
+        windows: Mapping[str, tuple[float, float]] | None = None,
+        differences: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         if not items or not all(len(item) in (2, 3) and not isinstance(item, str) for item in items):
             raise ValueError(f"items must be a list of [key, kind] or [key, kind, caption], got {items!r}")
@@ -89,6 +93,8 @@ class OverviewSaver:
         self.names = names
         self.min_score = min_score
         self.max_boxes = max_boxes
+        self.differences = dict(differences or {})
+        self.windows = {caption: windows[key] for key, _, caption in self.items if key in windows} if windows else {}
         self._orient = None if orientation is None else Orientation(axcodes=orientation, labels=None)
         self._box_keys = [key for keys, kind, _ in self.items if kind == "boxes" for key in _keys(keys)]
         self._rows: list[tuple[str, list[tuple[str, Any, str]]]] = []
@@ -111,6 +117,7 @@ class OverviewSaver:
             if len(self._rows) >= self.maximum or idist.get_rank() > 0:
                 return
             item = {**(batch[number] if isinstance(batch, list) else {}), **result}
+            item |= {name: item[a] - item[b] for name, (a, b) in self.differences.items() if a in item and b in item}
             present = {key: item[key] for keys, _, _ in self.items for key in _keys(keys) if key in item}
             image = next((present[key] for key, kind, _ in self.items if kind == "image" and key in present), None)
             boxes = {key: self._upright_boxes(present[key], image) for key in self._box_keys if key in present}
@@ -187,7 +194,7 @@ class OverviewSaver:
     def _save(self, engine: Engine) -> None:
         if not self._rows:
             return
-        names = ("planes", "panel_size", "names", "min_score", "max_boxes")
+        names = ("planes", "panel_size", "names", "min_score", "max_boxes", "windows")
         options: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.per_item:
             for number, (row, spacing) in enumerate(zip(self._rows, self._spacings, strict=True)):

@@ -30,6 +30,7 @@ from monai_labelfx.ops.matrix_nms import mask_iou, matrix_nms
 from monai_labelfx.ops.mean_field import windowed_mean_field
 from monai_labelfx.ops.nms import greedy_nms
 from monai_labelfx.ops.paste_masks import crop_masks, paste_masks
+from monai_labelfx.ops.patch_positions import patch_positions
 from monai_labelfx.ops.roi_align import roi_align
 from monai_labelfx.ops.run_length import decode_run_lengths, encode_run_lengths
 from monai_labelfx.ops.smooth_maxima import (
@@ -40,6 +41,13 @@ from monai_labelfx.ops.smooth_maxima import (
     smooth_max_terms,
 )
 from monai_labelfx.ops.soft_nms import soft_nms
+from monai_labelfx.ops.wavelet import (
+    high_pass,
+    high_pass_split,
+    max_wavelet_level,
+    physical_wavelet_level,
+    project_correction,
+)
 
 __all__ = [
     "FIELD_METHODS",
@@ -82,14 +90,20 @@ __all__ = [
     "grid_points",
     "hard_negative_sample",
     "hard_negatives",
+    "high_pass",
+    "high_pass_split",
     "iou_matches",
     "largest_components",
     "mask_iou",
     "masks_to_boxes",
     "matrix_nms",
+    "max_wavelet_level",
     "paired_box_overlap",
     "paste_masks",
+    "patch_positions",
+    "physical_wavelet_level",
     "plan_anchors",
+    "project_correction",
     "refine_by_field",
     "roi_align",
     "small_components",

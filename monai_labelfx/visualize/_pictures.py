@@ -60,10 +60,14 @@ def pixels_of(sizes: Sequence[tuple[float, float]], panel_size: int) -> list[tup
 
 
 def grey_pictures(
-    slices: Sequence[np.ndarray], shapes: Sequence[tuple[int, int]], percentiles: tuple[float, float]
+    slices: Sequence[np.ndarray],
+    shapes: Sequence[tuple[int, int]],
+    percentiles: tuple[float, float],
+    window: Sequence[float] | None = None,
 ) -> list[np.ndarray]:
-    """Slices of grey values as RGB pictures of these shapes, from one percentile (black) to the other (white)."""
-    window = np.percentile(np.concatenate([_finite(s) for s in slices]), percentiles)
+    """Slices of grey values as RGB pictures of these shapes, black to white by percentiles or by a window of values."""
+    if window is None:
+        window = np.percentile(np.concatenate([_finite(s) for s in slices]), percentiles)
     return [resized(_grey(s, window), shape) for s, shape in zip(slices, shapes, strict=True)]
 
 
@@ -72,7 +76,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return finite.astype(np.float64) if finite.size else np.zeros(1)
 
 
-def _grey(values: np.ndarray, window: np.ndarray) -> np.ndarray:
+def _grey(values: np.ndarray, window: Sequence[float]) -> np.ndarray:
     low, high = window
     scaled = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / max(high - low, 1e-12)
     return np.repeat((scaled.clip(0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)

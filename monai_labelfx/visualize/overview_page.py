@@ -43,6 +43,7 @@ def overview_page(
     names: Mapping[int, str] | None = None,
     min_score: float = 0.0,
     max_boxes: int = 25,
+    windows: Mapping[str, tuple[float, float]] | None = None,
 ) -> np.ndarray:
     """One picture with a row per sample and a captioned panel per array.
 
@@ -61,6 +62,8 @@ def overview_page(
         names: label -> what is written beside a box.
         min_score: boxes below are left out, which is stated below the page.
         max_boxes: how many boxes with scores a panel shows, the best ones.
+        windows: caption of a panel -> the grey values that become black and white in it, instead of percentiles; stated
+            below the page. CT is read in windows of HU.
 
     Returns:
         RGB picture of shape (height, width, 3), uint8.
@@ -81,7 +84,8 @@ def overview_page(
     if planes not in (1, 3):
         raise ValueError(f"planes is {planes!r}, expected 1 or 3")
     sizes = [None] * len(rows) if spacings is None else spacings
-    options: dict[str, Any] = {"names": names, "min_score": min_score, "max_boxes": max_boxes}
+    windows = {} if windows is None else windows
+    options: dict[str, Any] = {"names": names, "min_score": min_score, "max_boxes": max_boxes, "windows": windows}
     drawn = [
         (title, _draw_row(panels, panel_size, percentiles, planes, spacing, **options))
         for (title, panels), spacing in zip(rows, sizes, strict=True)
@@ -91,7 +95,15 @@ def overview_page(
     width = max(sum(widths) + _MARGIN * (columns + 1), 2 * panel_size)
     heights = [2 * _LINE + max(picture.height for _, picture in row) + _MARGIN for _, row in drawn]
     low, high = percentiles
-    notes = [f"Grey values: each panel from its percentile {low:g} (black) to {high:g} (white)."]
+    shown = {caption for _, panels in rows for caption, _, _ in panels}
+    notes = [
+        f"Grey values of {name}: {ends[0]:g} (black) to {ends[1]:g} (white)."
+        for name, ends in windows.items()
+        if name in shown
+    ]
+    if shown - set(windows):
+        other = " other" if notes else ""
+        notes.append(f"Grey values: each{other} panel from its percentile {low:g} (black) to {high:g} (white).")
     if any(kind == "boxes" for _, panels in rows for _, _, kind in panels):
         least = f" with a score of {min_score:g} or more" if min_score > 0 else ""
         notes.append(f"Boxes: the {max_boxes} best of an image{least}; dashed: reference.")
@@ -141,6 +153,7 @@ def _draw_row(
     names: Mapping[int, str] | None = None,
     min_score: float = 0.0,
     max_boxes: int = 25,
+    windows: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[tuple[str, Any]]:
     for caption, _, kind in panels:
         if kind not in KINDS:
@@ -157,7 +170,7 @@ def _draw_row(
         # labels are enlarged before they get their contours
         shapes = pixels_of(sizes, panel_size)
         if kind == "image":
-            pictures = grey_pictures(slices, shapes, percentiles)
+            pictures = grey_pictures(slices, shapes, percentiles, window=(windows or {}).get(caption))
             base = pictures if base is None else base
         elif kind == "boxes":
             below = base if base is not None else grey_pictures(slices, shapes, percentiles)

@@ -13,7 +13,7 @@ import pytest
 from malformed.nifti import AFFINE, ARRAY, stored
 from monai.data import NibabelReader
 
-from monai_labelfx.data._nifti_reader import read_nifti
+from monai_labelfx.data._nifti_reader import nifti_header, read_nifti
 
 
 def write(folder: Path, edit=lambda header: None, array=ARRAY, name="a.nii") -> str:
@@ -30,7 +30,8 @@ def test_a_good_file_gives_what_monais_reader_gives(tmp_path, name, dtype):
     expected, expected_meta = reader.get_data(reader.read(path))
     array, meta = read_nifti(path)
     assert np.array_equal(array, expected) and array.dtype == expected.dtype == dtype
-    assert set(meta) == set(expected_meta)
+    assert set(meta) == {*expected_meta, "nifti_stored"}
+    assert meta["nifti_stored"] == f"{np.dtype(dtype).name} 1.0 0.0"
     for key in ("affine", "original_affine", "spatial_shape", "pixdim", "dim"):
         assert np.array_equal(meta[key], expected_meta[key]), key
     assert np.isnan(meta["original_channel_dim"]) and np.isnan(expected_meta["original_channel_dim"])
@@ -116,3 +117,26 @@ def test_real_volumes_are_read_as_by_monai():
         expected, expected_meta = reader.get_data(reader.read(path))
         array, meta = read_nifti(str(path))
         assert np.array_equal(array, expected) and np.allclose(meta["affine"], expected_meta["affine"])
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize(("slope", "inter"), [(0.5, -1024), (1, 0), (0, 7), (np.nan, 7)])
+def test_the_stored_type_is_remembered(tmp_path, slope, inter, name):
+    def edit(header):
+        header["scl_slope"], header["scl_inter"] = slope, inter
+
+    path = write(tmp_path, edit, name=name)
+    scaled = slope if slope > 0 else 1
+    array, meta = read_nifti(path)
+    assert meta["nifti_stored"] == f"int16 {float(scaled)} {float(inter if slope > 0 else 0)}"
+    assert np.array_equal(array, ARRAY * scaled + (inter if slope > 0 else 0))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_the_header_alone(tmp_path, name):
+    path = write(tmp_path, name=name)
+    header = nifti_header(path)
+    assert header.get_data_shape() == ARRAY.shape and np.allclose(header.get_best_affine(), AFFINE, atol=1e-5)
+    (tmp_path / "b.nii").write_bytes(b"no header")
+    with pytest.raises(ValueError, match=r"b\.nii' cannot be read as NIfTI: expected a header"):
+        nifti_header(str(tmp_path / "b.nii"))

@@ -122,3 +122,40 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="scale must be None"):
         NiftiWriter(scale=255)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_type_of_the_source(tmp_path):
+    """What tests/test_ct_identity.py leaves: moved images, and what cannot be written."""
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    values = np.random.default_rng(0).integers(-1000, 1000, SHAPES[3]).astype(np.int16)
+    source = nibabel.Nifti1Image(values, affine_of("oblique"), header)
+    source.header.set_slope_inter(0.5, -100)
+    nibabel.save(source, tmp_path / "source.nii")
+    image = LoadImage(reader="monai_labelfx.data.AutoReader", ensure_channel_first=True)(tmp_path / "source.nii")
+    file = save(tmp_path, Flip(1)(image) + 0.2, output_dtype="source", resample=True)
+    assert np.array_equal(file.dataobj.get_unscaled(), values) and file.get_data_dtype() == np.int16
+    assert (file.dataobj.slope, file.dataobj.inter) == (0.5, -100)
+    writer = NiftiWriter(output_dtype="source")
+    for array, meta, sentence in (
+        (torch.cat([image, image]), image.meta, "one channel with output_dtype 'source', got an array of shape .2, 5"),
+        (image * torch.nan, image.meta, "holds 210 values that are NaN or infinite"),
+        (image, {}, "does not know how its source stored its numbers"),
+    ):
+        writer.set_data_array(array)
+        writer.set_metadata(meta, resample=False)
+        with pytest.raises(ValueError, match=sentence):
+            writer.write(tmp_path / "new.nii", verbose=False)
+    assert not (tmp_path / "new.nii").exists()
+
+
+def test_the_type_of_a_source_that_was_cached_and_collated(tmp_path):
+    from monai.data import decollate_batch, list_data_collate
+
+    from monai_labelfx.transforms import SanitizeMeta
+
+    nibabel.save(nibabel.Nifti1Image(np.arange(24, dtype=np.uint16).reshape(2, 3, 4), np.eye(4)), tmp_path / "s.nii")
+    image = LoadImage(reader="monai_labelfx.data.AutoReader", ensure_channel_first=True)(tmp_path / "s.nii")
+    (again,) = decollate_batch(list_data_collate([{"image": SanitizeMeta()(image)}]))
+    file = save(tmp_path, again["image"], output_dtype="source")
+    assert file.get_data_dtype() == np.uint16 and np.array_equal(file.get_fdata(), image[0].numpy())

@@ -56,6 +56,23 @@ def test_one_picture_per_item_is_named_by_its_stem(tmp_path):
     assert (tmp_path / "item 1.png").is_file(), "items without a file name are numbered, and each run starts afresh"
 
 
+def test_differences_and_windows(tmp_path, monkeypatch):
+    import monai_labelfx.engines.overview_saver as module
+
+    drawn = {}
+    monkeypatch.setattr(module, "save_overview", lambda path, rows, **options: drawn.update(rows=rows, **options))
+    items = [["image", "image"], ["change", "image", "taken away"], ["lost", "image"]]
+    options = {
+        "differences": {"change": ("image", "label"), "lost": ("image", "absent")},
+        "windows": {"change": (-1, 1)},
+    }
+    _run(OverviewSaver(tmp_path, items=items, **options), _batches(item := _item("a", (6, 6))))
+    (_, panels) = drawn["rows"][0]
+    assert [caption for caption, _, _ in panels] == ["image", "taken away"]
+    assert torch.equal(panels[1][1], (item["image"] - item["label"]).as_tensor())
+    assert drawn["windows"] == {"taken away": (-1, 1)}
+
+
 def test_volumes_are_drawn_upright():
     volume = MetaTensor(torch.zeros(1, 4, 4, 3), affine=torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0])))
     volume[0, 3, 3, 1] = 1.0  # right anterior in RAS: the left upper corner of a radiological view

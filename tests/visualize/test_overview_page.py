@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from monai_labelfx.visualize import overview_page, save_overview
+from monai_labelfx.visualize._pictures import grey_pictures
 from monai_labelfx.visualize.overview_page import _draw_row, _overlay
 
 
@@ -40,6 +41,17 @@ def test_grey_values_follow_the_percentiles_and_bad_values_do_not_break_them():
     column = panel[:, 0, 0] if panel.shape[0] == 101 else panel[0, :, 0]
     assert column[0] == 0 and column[5] == 0 and column[100] == 255 and 100 < column[50] < 155
     assert _panel(np.full((4, 4), np.nan)).max() == 0
+
+
+def test_windows_of_values_replace_percentiles():
+    image = np.array([[[-1000.0, -160.0, 40.0, 240.0, 3000.0]]])
+    rows = [("", [("input", image, "image"), ("other", image, "image")])]
+    page = overview_page(rows, panel_size=50, windows={"input": (-160, 240), "absent": (0, 1)})
+    plain = overview_page(rows, panel_size=50)
+    assert page.shape[0] > plain.shape[0], "a line below the page states the window"
+    grey = grey_pictures([image[0]], [(1, 5)], (1.0, 99.5), window=(-160, 240))[0][..., 0]
+    assert grey.tolist() == [[0, 0, 127, 255, 255]]
+    assert not np.array_equal(page[: plain.shape[0] // 2], plain[: plain.shape[0] // 2])
 
 
 def test_labels_get_colours_and_contours_over_the_image():
