@@ -34,23 +34,41 @@ from monai_labelfx.cli import main as labelfx  # noqa: E402
 from monai_labelfx.data import head_ct, simulated_abdomen  # noqa: E402
 
 COMMON = {
-    "level": 6,
+    "hu_scale": 200.0,
     "batch_size": 4,
     "patch_size": [64, 64],
     "patches": 64,
-    "max_epochs": 12,
-    "steps_per_epoch": 50,
-    "val_interval": 3,
+    "max_epochs": 10,
+    "steps_per_epoch": 40,
+    "val_interval": 1,
     "learning_rate": 0.001,
     "mixed_acquisition": True,
     "pictures": 2,
 }
 SETTINGS = {
-    "abdomen": {"media": {"air": [-1010, -900], "soft_tissue": [-20, 120]}, "media_patch": 24},
-    "head": {"media": {"air": [-1010, -900], "brain": [0, 80]}, "media_patch": 24, "noise_medium": [0, 80]},
+    "abdomen": {"level": 6, "media": {"air": [-1010, -900], "soft_tissue": [-20, 120]}, "media_patch": 24},
+    "head": {
+        "level": 5,
+        "media": {"air": [-1010, -900], "brain": [0, 80]},
+        "media_patch": 24,
+        "noise_medium": [0, 80],
+        "noise_patch": 24,
+    },
 }
+SETTINGS["shifted"] = SETTINGS["abdomen"]
+CYCLE = {"network_def#features": 16, "network_def#blocks": 4, "network_def#residual": True}
+CRITICS = {"cycle#discriminator_def#features": [16, 32, 64, 128]}
 OWN: dict[str, dict] = {
-    "patch_metric": {"residual": True},
+    "cyclegan": {**CYCLE, **CRITICS},
+    "wavcyclegan": {**CYCLE, **CRITICS},
+    "gan_circle": {
+        "network_def#features": 32,
+        "network_def#min_features": 8,
+        "learning_rate": 0.0001,
+        "hu_scale": 2000.0,
+        **CRITICS,
+    },
+    "invertible": {"network_def#growth": 16, "discriminator_def#features": [32, 64, 128]},
 }
 """Of single methods, over the settings of all."""
 
@@ -88,7 +106,8 @@ def main() -> int:
     arguments = ["compare", "patch_metric", "--out", str(options.out), "--no-progress", "--seeds", *options.seeds]
     arguments += ["--rivals", *options.rivals]
     for name in options.rivals:
-        arguments += ["--for", name, *[f"{key}={value}" for key, value in OWN[name].items()]] if name in OWN else []
+        if name in OWN:
+            arguments += ["--for", name, *(f"{key}={value}" for key, value in OWN[name].items())]
     for key, value in settings.items():
         arguments += [f"--{key}", str(value)]
     return labelfx(arguments)

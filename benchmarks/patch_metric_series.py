@@ -34,7 +34,9 @@ def make_series(folder: Path, slices: int) -> Path:
     """The head slice as many times, 1 mm apart, uncompressed."""
     folder.mkdir(parents=True)
     dataset = dcmread(get_testdata_file("J2K_pixelrep_mismatch.dcm", download=False))
-    dataset.decompress()
+    pixels = dataset.pixel_array  # pydicom's own decompress() fails on this file
+    dataset["PixelData"].is_undefined_length = False
+    dataset.PixelData, dataset.PixelRepresentation = pixels.tobytes(), int(pixels.dtype.kind == "i")
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SeriesInstanceUID = generate_uid()
     x, y, _ = dataset.ImagePositionPatient

@@ -86,7 +86,7 @@ def _case(name: str) -> tuple[ModuleType, str]:
 def _new_images(folder: Path, kind: str, shape: tuple[int, ...]) -> dict[str, Path]:
     """One image in each orientation, named after it."""
     return {
-        name: write_image(folder / name, np.rint(discs(shape, seed)[0]), kind, name)
+        name: write_image(folder / name, np.rint(discs(shape, seed)[0]).astype(np.int16), kind, name)
         for seed, name in enumerate(ORIENTATIONS)
     }
 

@@ -110,15 +110,15 @@ class BundleTrials:
     def ckpt_export(self) -> None:
         """TorchScript: the exported file loads and agrees with the network.
 
-        Networks whose output is of format "detection" are traced at the stated size, where others are scripted: their
-        pyramids join maps of any size, which TorchScript's language cannot say.
+        Networks whose output is of format "detection" or "hounsfield" are traced at the stated size, where others are
+        scripted: TorchScript's language cannot say how pyramids join maps of any size, nor PyTorch's spectral norm.
         """
         import torch
         from monai.bundle import ckpt_export
 
         file = self.scratch / "model.ts"
         outputs = metadata(self.bundle)["network_data_format"]["outputs"]
-        traced = any(output.get("format") == "detection" for output in outputs.values())
+        traced = any(output.get("format") in ("detection", "hounsfield") for output in outputs.values())
         shape = list(self._example().shape) if traced else None
         with _silence():
             ckpt_export("network_def", str(file), str(self.checkpoint), self.meta, self.config, None, traced, shape)

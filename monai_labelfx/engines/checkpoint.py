@@ -37,6 +37,14 @@ class AtomicCheckpointSaver(CheckpointSaver):
                 checkpoint.save_handler = _SaveThenRemove(checkpoint.save_handler)
         super().attach(engine)
 
+    def metrics_completed(self, engine: Engine) -> None:
+        """Save where the key metric is better; it must be there."""
+        try:
+            super().metrics_completed(engine)
+        except KeyError as error:
+            found = ", ".join(map(str, engine.state.metrics)) or "none"
+            raise ValueError(f"the key metric {error.args[0]!r} was not measured; the metrics are: {found}.") from error
+
     def state_dict(self) -> dict[str, list[list[Any]]]:
         """Scores and names of the kept best checkpoints, as plain numbers and strings."""
         kept = [] if self._key_metric_checkpoint is None else self._key_metric_checkpoint.state_dict()["_saved"]

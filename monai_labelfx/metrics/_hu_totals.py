@@ -73,7 +73,8 @@ class HUTotals:
         """L(difference), which is L(output) - L(source): L is linear."""
         if not any(self.level):
             return difference
-        _, low = high_pass_split(torch.from_numpy(difference)[:, None], wavelet=self.wavelet, level=self.level)
+        values = torch.from_numpy(difference)[:, None]
+        _, low = high_pass_split(values, wavelet=self.wavelet, level=self.level, mode="orthogonal")
         return low.numpy()
 
     def maps(self) -> dict[int, np.ndarray]:

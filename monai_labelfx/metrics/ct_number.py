@@ -47,7 +47,7 @@ class HUAudit:
 
     * mean d of intensity classes and regions of interest (ROI), each with a bootstrap interval over blocks;
     * means of d over blocks of several sizes: the worst, and the 99th percentile of absolute values;
-    * the largest absolute value in the low band of d, that is of L(output) - L(source);
+    * the largest absolute value in the low band of d (of mode "orthogonal"), that is of L(output) - L(source);
     * slope and intercept of the output's block means against those of the source;
     * correlation of absolute d with the gradient of the smoothed source: near 0 for even noise, above where structures
       went with it, below where noise was left at edges;

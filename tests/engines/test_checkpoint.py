@@ -98,3 +98,11 @@ def test_refuses_a_state_that_it_cannot_use(tmp_path):
     assert saver.state_dict() == {"saved": []}
     with pytest.raises(ValueError, match="watches no key metric"):
         saver.load_state_dict({"saved": []})
+
+
+def test_a_key_metric_that_nothing_measured_is_named(tmp_path):
+    saver = AtomicCheckpointSaver(
+        str(tmp_path), {"network": torch.nn.Linear(1, 1)}, save_key_metric=True, key_metric_name="dice"
+    )
+    with pytest.raises(ValueError, match="key metric 'dice' was not measured; the metrics are: ap"):
+        run(saver, [0.5], torch.nn.Linear(1, 1, bias=False))
