@@ -59,6 +59,7 @@ SETTINGS["shifted"] = SETTINGS["abdomen"]
 CYCLE = {"network_def#features": 16, "network_def#blocks": 4, "network_def#residual": True}
 CRITICS = {"cycle#discriminator_def#features": [16, 32, 64, 128]}
 OWN: dict[str, dict] = {
+    "patch_metric": {"learning_rate": 0.004},
     "cyclegan": {**CYCLE, **CRITICS},
     "wavcyclegan": {**CYCLE, **CRITICS},
     "gan_circle": {

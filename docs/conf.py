@@ -6,12 +6,14 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import sphinx.util.logging
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.pycode import ModuleAnalyzer
 
 from monai_labelfx._version import __version__
 from monai_labelfx.data import quiet_monai
@@ -77,6 +79,17 @@ def _escape_stars(app, what, name, obj, options, lines) -> None:
             lines[number] = "``".join(parts)
 
 
+def _docs_of_constants(app, what, name, obj, options, lines) -> None:
+    """A constant has the docstring of its type; what is written below its definition is what readers want."""
+    if what != "data" or obj.__doc__ != type(obj).__doc__:
+        return
+    package, _, constant = name.rpartition(".")
+    lines.clear()
+    for module in [one for one in sys.modules if one.startswith(f"{package}.")]:
+        if getattr(sys.modules[module], constant, None) is obj:
+            lines += ModuleAnalyzer.for_module(module).find_attr_docs().get(("", constant), [])
+
+
 def _is_no_empty_glob(record: logging.LogRecord) -> bool:
     """Results and tutorials are found, and there may be none yet; Sphinx gives this warning no type to suppress."""
     return "toctree glob pattern" not in str(record.msg)
@@ -96,6 +109,7 @@ def _mathml(translator, node) -> None:
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", (_mathml, None), (_mathml, None))
     app.connect("autodoc-process-docstring", _escape_stars)
+    app.connect("autodoc-process-docstring", _docs_of_constants, priority=600)  # napoleon would see a type
 
 
 quiet_monai()

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pydicom
 import torch
+from bundle_cases.patch_metric import body
 from dicom_samples import affine_of, save, series_slices
 from samples import discs
 
@@ -70,3 +71,40 @@ def test_from_a_dicom_folder_to_a_segmentation(tmp_path, monkeypatch):
     assert np.array_equal(item["label"][0].numpy(), discs(SHAPE, 2)[1])
     names["save"]({"pred": (item["image"] > 60).to(torch.uint8)})
     assert list(Path("out").rglob("*.dcm"))
+
+
+def test_denoise_ct_without_pairs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(1, 7):
+        domain = "low" if number < 4 else "high"
+        slices = series_slices(body(3, number, noisy=domain == "low"))
+        for image in slices:
+            image.PatientID = f"id{number}"
+        save(tmp_path / "export" / domain / f"p{number:02d}", slices)
+    text = (HOWTO / "denoise_ct.md").read_text()
+    sort, pipeline = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(sort, "denoise_ct.md", "exec"), {})
+    network = ["--preset", "small", "--features", "8", "--level", "2"]
+    training = "--batch_size 2 --max_epochs 1 --steps_per_epoch 2 --val_interval 1 --patches 16 --noise_patch 8".split()
+    training += ["--patch_size", "[16, 16]", "--noise_medium", "[-200, 400]"]
+    found = commands(text)
+    assert [arguments[0] for arguments in found] == ["check", "run", "run", "report", "run", "ct_numbers"]
+    for arguments in found:
+        extra = []
+        if arguments[0] == "run":
+            presets = [arguments.pop(index) for index in (3, 3)] if "--preset" in arguments else []
+            extra = [*network[:2], *presets[1:], *network[2:], "--no-progress"]
+            extra += [] if arguments[2] == "inference" else training
+        code = main([*arguments, *extra])
+        assert code == 0 or arguments[0] == "ct_numbers", arguments  # of so small a series nothing can be judged
+    assert Path("runs/mine/report.html").is_file() and Path("runs/mine/hu_audit.json").is_file()
+    assert "noise_ratio" in Path("runs/mine/metrics.json").read_text()
+    assert Path("runs/ct_numbers/table.md").is_file()
+    derived = [pydicom.dcmread(path) for path in Path("runs/denoised/p02_denoised").iterdir()]
+    assert len(derived) == 6 and {image.PatientID for image in derived} == {"id2"}
+    assert all(image.ImageType[0] == "DERIVED" for image in derived)
+
+    names: dict = {}
+    exec(compile(pipeline, "denoise_ct.md", "exec"), names)
+    item = names["before"]({"image": "export/low/p02"})
+    assert torch.equal(names["after"]({**item, "pred": item["image"]})["pred"], item["original"])

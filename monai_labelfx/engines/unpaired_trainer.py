@@ -29,7 +29,7 @@ class UnpairedTrainer(Trainer):
 
     An iteration goes through the phases in their order. Phase p minimises
 
-    .. math:: L_p = \\sum_{k \\in p} w_k \\, \\ell_k(e_{k1}, e_{k2}, \\dots)
+    .. math:: L_p = \\sum_{k \\in p} w_k \\, \\ell_k(e_{k1}, e_{k2}, \\ldots)
 
     over the parameters of the networks that it trains, with one step of its optimiser. The inputs e of a loss are
     expressions over the names of the batch, networks, their methods, and functions:
