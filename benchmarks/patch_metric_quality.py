@@ -15,7 +15,8 @@
 Training is unpaired; only the test scores by pairs. One thread, minutes for each method: networks are narrow, patches
 small, and the steps few, so that the tables compare what the methods do to CT numbers and noise under equal effort, not
 what days on a GPU would reach. Settings are the same for all, but for what SETTINGS and OWN say. The wall time of each
-run is in <out>/seed_<s>/<method>/complete_train.json.
+run is in <out>/seed_<s>/<method>/complete_train.json. Further options go to labelfx compare, such as
+``--for patch_metric learning_rate=0.001``.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", default=["0"])
     parser.add_argument("--rivals", nargs="+", default=list(METHODS), choices=METHODS, help="methods to run")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     torch.set_num_threads(1)
     datalist = make_data(options.data, options.out / "data")
     settings = {"datalist": str(datalist), **COMMON, **SETTINGS[options.data]}
@@ -111,7 +112,7 @@ def main() -> int:
             arguments += ["--for", name, *(f"{key}={value}" for key, value in OWN[name].items())]
     for key, value in settings.items():
         arguments += [f"--{key}", str(value)]
-    return labelfx(arguments)
+    return labelfx([*arguments, *more])
 
 
 if __name__ == "__main__":

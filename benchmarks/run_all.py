@@ -30,6 +30,7 @@ QUALITY |= {
     f"patch_metric_{data}": ["patch_metric_quality.py", data, "--out", f"runs/patch_metric_quality/{data}"]
     for data in ("abdomen", "shifted", "head")
 }
+QUALITY["discriminator_units"] = ["discriminator_units.py", "--out", "runs/discriminator_units"]
 
 
 def main() -> int:
