@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from monai_labelfx._version import __version__
-from monai_labelfx.commands.bundle_folder import config_file, config_names, metadata, stage_files, stage_plans
+from monai_labelfx.commands.bundle_folder import (
+    config_file,
+    config_names,
+    metadata,
+    stage_files,
+    stage_overlays,
+    stage_plans,
+)
+from monai_labelfx.commands.method_plan import in_stages, method_steps
 from monai_labelfx.commands.workflow import SET_BY_RUN, config_files, merge_configs
 
 CONFIGS = ("train", "evaluate", "inference", "multi_gpu_train", "demo")
@@ -106,8 +114,11 @@ def combinations(bundle: Path) -> Iterator[tuple[str, list[Path]]]:
     for plan in ("", *stage_plans(bundle)):
         stages = stage_files(bundle, plan)
         for file in stages[:-1]:  # only the last one is evaluated or applied
-            yield f"train with stages/{plan}/{file.stem}", config_files(bundle, "train", overlays=[file])
-        overlays |= {f" with stages/{plan}/{file.stem}": [file] for file in stages[-1:]}
+            yield f"train with stages/{plan}/{file.stem}", config_files(bundle, "train", overlays=stage_overlays(file))
+        overlays |= {f" with stages/{plan}/{file.stem}": stage_overlays(file) for file in stages[-1:]}
+    for name in config_names(bundle, "rivals"):
+        for step in method_steps(bundle, name, [], {}) if in_stages(bundle, name) else ():
+            yield f"{step['name']} with rivals/{name}", step["config"]
     for text, files in overlays.items():
         for workflow in ("train", "evaluate", "inference"):
             yield workflow + text, config_files(bundle, workflow, overlays=files)

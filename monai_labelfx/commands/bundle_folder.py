@@ -93,6 +93,26 @@ def stage_files(bundle: Path, plan: str = "") -> list[Path]:
     return sorted(f for f in folder.glob("[0-9]*") if f.suffix in SUFFIXES)
 
 
+def stage_overlays(file: Path) -> list[Path]:
+    """The overlays that make up a stage: the stage that its ``stage_base`` names, if it has one, then the file itself.
+
+    ``stage_base`` is the path of another stage in ``configs/stages``, without suffix: ``<plan>/NN_name``.
+
+    Raises:
+        ValueError: when there is no such stage, or it leads back to this one.
+    """
+    from monai.bundle import ConfigParser
+
+    found = [file]
+    stages = next(folder for folder in file.parents if folder.name == "stages")
+    while base := ConfigParser.load_config_file(found[0]).get("stage_base"):
+        files = [path for suffix in SUFFIXES if (path := stages / f"{base}{suffix}").is_file()]
+        if not files or files[0] in found:
+            raise ValueError(f"{found[0]}: stage_base {base!r} is no other stage in {stages}")
+        found.insert(0, files[0])
+    return found
+
+
 def stage_plans(bundle: Path) -> list[str]:
     """Names of the folders in ``configs/stages`` that hold stages."""
     root = bundle / "configs" / "stages"
@@ -100,8 +120,8 @@ def stage_plans(bundle: Path) -> list[str]:
 
 
 def rivals(bundle: Path) -> list[str]:
-    """Everything that the bundle is compared with: overlays in ``rivals`` and plans in ``stages``."""
-    return sorted({*config_names(bundle, "rivals"), *stage_plans(bundle)})
+    """Everything that the bundle is compared with: overlays in ``rivals``, plans in ``stages`` but for its own."""
+    return sorted({*config_names(bundle, "rivals"), *stage_plans(bundle)} - {stem(bundle)})
 
 
 def describe_bundle(bundle: Path) -> dict[str, Any]:

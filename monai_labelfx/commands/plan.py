@@ -99,13 +99,16 @@ def run_plan(bundle: Path, plan: Mapping[str, Any], out: str | Path, *, progress
         places |= {"data": str(path), "data_dir": str(path.parent)}
         before = marker["fingerprint"]
     folders = {}
+    fingerprints: dict[str, str] = {}
     for number, step in enumerate(plan["steps"], 1):
         step = {"after": before, **step}
+        if earlier := step.pop("after_step", None):  # only what that one wrote is read, not all before
+            step["after"] = fingerprints[earlier]
         if step.get("workflow") != "call":
             step["config"] = step_files(bundle, step, plan.get("presets", ()))
             step["overrides"] = step_overrides(plan, step)
         label = f"{number}/{len(plan['steps'])} {step['name']}"
-        before = _step(bundle, step, places, progress, label)["fingerprint"]
+        before = fingerprints[step["name"]] = _step(bundle, step, places, progress, label)["fingerprint"]
         folders[step["name"]] = _folder(step, places)
     _print_table(plan, folders, out)
     return folders

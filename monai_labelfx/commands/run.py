@@ -24,6 +24,7 @@ from monai_labelfx.commands.bundle_folder import (
     find_bundle,
     rivals,
     stage_files,
+    stage_overlays,
     stage_plans,
     stem,
 )
@@ -69,9 +70,9 @@ def stage_steps(
 ) -> list[dict[str, Any]]:
     """The steps of ``configs/stages[/<plan>]``.
 
-    Each stage overlays the training configuration, or that of the workflow which its ``stage_workflow`` names. Every
-    stage gets ``stages_dir``, the folder whose sub-folders are the outputs of all stages of the plan. Workflows
-    other than ``train`` apply to the result, so they use the last stage only.
+    Each stage, and the one that its ``stage_base`` names, overlays the training configuration, or that of the workflow
+    which its ``stage_workflow`` names. Every stage gets ``stages_dir``, the folder whose sub-folders are the outputs of
+    all stages of the plan. Workflows other than ``train`` apply to the result, so they use the last stage only.
     """
     from monai.bundle import ConfigParser
 
@@ -89,7 +90,7 @@ def stage_steps(
             {
                 "name": f"{plan}/{file.stem}" if plan else file.stem,
                 "workflow": own,
-                "config": config_files(bundle, own, presets, [file]),
+                "config": config_files(bundle, own, presets, stage_overlays(file)),
                 "overrides": {**overrides, "stages_dir": folder, "output_dir": f"{folder}/{file.stem}"},
             }
         )
@@ -109,20 +110,30 @@ def comparison_plan(
     Rows are in the order of ``configs/comparison.yaml``, then as named. ``own`` holds overrides by name, for the steps
     of that name which have them.
     """
+    from monai_labelfx.commands.method_plan import in_stages, method_steps
     from monai_labelfx.commands.plan import step_overrides
     from monai_labelfx.commands.workflow import config_files
 
-    steps, labels = [], {}
+    steps: list[dict[str, Any]] = []
+    labels = {}
     for name in names:
-        if name in stage_plans(bundle) and name not in config_names(bundle, "rivals"):
+        if name in set(stage_plans(bundle)) - {stem(bundle), *config_names(bundle, "rivals")}:
             new = stage_steps(bundle, name, workflow, presets, overrides)
+        elif workflow == "train" and in_stages(bundle, name):
+            folders = f"{{out}}/{name}", f"{{out}}/{stem(bundle)}"
+            new = method_steps(bundle, name, presets, overrides, root=folders[0], shared=folders[1])
+            new = [step for step in new if step["name"] not in [other["name"] for other in steps]]
         else:
             overlays = [] if name == stem(bundle) else [config_file(bundle, name, "rivals")]
             files = config_files(bundle, workflow, presets, overlays)
             new = [{"name": name, "workflow": workflow, "config": files, "overrides": dict(overrides)}]
         for step in new:
-            step["overrides"] |= step_overrides({"overrides": (own or {}).get(name, {})}, {"config": step["config"]})
-        new[0]["after"] = __version__  # no rival uses what another wrote
+            if step["name"].split("/")[0] == name:  # not what it shares with the method
+                step["overrides"] |= step_overrides(
+                    {"overrides": (own or {}).get(name, {})}, {"config": step["config"]}
+                )
+        if "after_step" not in new[0]:
+            new[0]["after"] = __version__  # no rival uses what another wrote
         steps += new
         labels[steps[-1]["name"]] = name
     layout = comparison_layout(bundle)
@@ -198,6 +209,7 @@ def rival_names(bundle: Path, asked: Sequence[str]) -> list[str]:
 
 def main(args: argparse.Namespace) -> int:
     """Run the workflow and say where its output is."""
+    from monai_labelfx.commands.method_plan import in_stages, method_steps
     from monai_labelfx.commands.plan import run_plan
     from monai_labelfx.commands.workflow import config_files, execute, parse_overrides
 
@@ -217,7 +229,10 @@ def main(args: argparse.Namespace) -> int:
         overlays = [config_file(bundle, name, "rivals") for name in names if name != stem(bundle)]
         plan = sweep_plan(bundle, args.sweep, args.workflow, args.preset, overlays, overrides)
         run_plan(bundle, plan, out, progress=not args.no_progress)
-    elif len(names) > 1 or set(names) & (set(stage_plans(bundle)) - set(config_names(bundle, "rivals"))):
+    elif args.workflow == "train" and len(names) < 2 and in_stages(bundle, name := "".join(names) or stem(bundle)):
+        steps = method_steps(bundle, name, args.preset, overrides)
+        run_plan(bundle, {"steps": steps}, out, progress=not args.no_progress)
+    elif len(names) > 1 or set(names) & set(stage_plans(bundle)) - {stem(bundle), *config_names(bundle, "rivals")}:
         plan = comparison_plan(bundle, names, args.workflow, args.preset, overrides)
         run_plan(bundle, plan, out, progress=not args.no_progress)
     else:

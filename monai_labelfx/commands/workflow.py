@@ -17,7 +17,7 @@ from monai_labelfx.commands.files import write_text
 from monai_labelfx.commands.quiet import quiet_bundle_runs, quiet_engine_routine
 
 WORKFLOWS = ("train", "evaluate", "inference")
-SET_BY_RUN = ("bundle_root", "output_dir", "stages_dir")
+SET_BY_RUN = ("bundle_root", "output_dir", "stages_dir", "stage_dirs")
 """Identifiers that every run sets, whether or not the configuration names them."""
 
 
