@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_labelfx.commands.bundle_folder import PACKAGE
+from monai_labelfx.commands.files import read_json
 
 OVERRIDES = True
 
@@ -57,5 +58,8 @@ def main(args: argparse.Namespace) -> int:
     prepare = importlib.import_module(f"monai_labelfx.data.prepare.{args.dataset}").prepare
     options = bind_options(prepare, args.overrides)
     datalist = prepare(args.source, writable_folder(args.destination), **options)
+    for size, labels in (read_json(datalist, {}).get("patch_labels") or {}).items():
+        bits = ", ".join(f"{value:g}" for value in labels["entropy_in_bits"])
+        print(f"patches of {size}: {100 * labels['with_both_labels']:.0f} % hold both classes, {bits} bit per label")
     print(f"wrote {datalist}; look at it by:  labelfx check {datalist}")
     return 0

@@ -9,6 +9,7 @@ from monai_labelfx.data.box_files import load_boxes
 from monai_labelfx.data.box_samples import blobs, brain_slices, mr_volumes
 from monai_labelfx.data.check_ct import CTFacts, check_ct, check_ct_domain
 from monai_labelfx.data.check_datalist import CheckReport, CheckRow, check_datalist
+from monai_labelfx.data.check_histology import check_histology
 from monai_labelfx.data.check_images import check_images
 from monai_labelfx.data.class_names import load_class_names
 from monai_labelfx.data.coco_json import CocoItems, load_coco
@@ -27,12 +28,18 @@ from monai_labelfx.data.dicom_series_reader import DicomSeriesReader
 from monai_labelfx.data.dicom_sr_reader import load_detection_report
 from monai_labelfx.data.dicom_sr_writer import save_detection_report
 from monai_labelfx.data.find_images import find_images
+from monai_labelfx.data.gland_samples import histology_glands, synthetic_glands
 from monai_labelfx.data.ldct_samples import head_ct, lung_kernels, phantom_ldct, simulated_abdomen
+from monai_labelfx.data.load_slide_tile import LoadSlideTiled
 from monai_labelfx.data.nifti_writer import NiftiWriter
+from monai_labelfx.data.organ_samples import organ_blocks, synthetic_organs
 from monai_labelfx.data.output_layout import OutputLayout
 from monai_labelfx.data.polygon_masks import polygons_to_mask
 from monai_labelfx.data.quiet_monai import quiet_monai
 from monai_labelfx.data.safe_globals import allow_safe_globals
+from monai_labelfx.data.save_slide_tiles import SaveSlideTilesd
+from monai_labelfx.data.slide_reader import SlideReader
+from monai_labelfx.data.slide_tiles import slide_tiles
 from monai_labelfx.data.tiff_reader import TiffReader
 from monai_labelfx.data.tiff_writer import TiffWriter
 from monai_labelfx.data.unpaired_dataset import UnpairedDataset
@@ -48,8 +55,11 @@ __all__ = [
     "DicomSegWriter",
     "DicomSeries",
     "DicomSeriesReader",
+    "LoadSlideTiled",
     "NiftiWriter",
     "OutputLayout",
+    "SaveSlideTilesd",
+    "SlideReader",
     "TiffReader",
     "TiffWriter",
     "UnpairedDataset",
@@ -61,11 +71,13 @@ __all__ = [
     "check_ct",
     "check_ct_domain",
     "check_datalist",
+    "check_histology",
     "check_images",
     "ct_phantom",
     "find_dicom_series",
     "find_images",
     "head_ct",
+    "histology_glands",
     "load_boxes",
     "load_class_names",
     "load_coco",
@@ -76,6 +88,7 @@ __all__ = [
     "lung_kernels",
     "mr_volumes",
     "nuclei",
+    "organ_blocks",
     "phantom_ldct",
     "polygons_to_mask",
     "quiet_monai",
@@ -85,5 +98,8 @@ __all__ = [
     "save_detection_report",
     "save_detections",
     "simulated_abdomen",
+    "slide_tiles",
     "solids_and_shells",
+    "synthetic_glands",
+    "synthetic_organs",
 ]

@@ -16,6 +16,8 @@ from monai_labelfx.data.dicom_series import find_dicom_series
 
 __all__ = ["CheckReport", "CheckRow", "check_datalist"]
 
+_PERSONS = ("subject", "patient", "slide")
+
 
 class CheckRow(TypedDict):
     """One item: where it stands, what was measured (None where it could not be), what is wrong and what is odd."""
@@ -112,11 +114,15 @@ def check_datalist(
 
 
 def _check_repeats(rows: list[CheckRow], items: list[dict[str, Any]]) -> None:
-    """What may stand in one split only: a subject, an image file, the bytes of an image file."""
+    """What may stand in one split only: a person, a slide, an image file, the bytes of an image file.
+
+    A patient or a slide that is in the test and elsewhere is a warning: some data sets are published so.
+    """
     seen: dict[tuple[str, str], list[CheckRow]] = defaultdict(list)
     for row, item in zip(rows, items, strict=True):
-        if item.get("subject") is not None:
-            seen["subject", str(item["subject"])].append(row)
+        for key in _PERSONS:
+            if item.get(key) is not None:
+                seen[key, str(item[key])].append(row)
         for _, real in paths_of(item, ("image",)):
             seen["image", _identity(real)].append(row)
     for (kind, value), group in seen.items():
@@ -124,8 +130,9 @@ def _check_repeats(rows: list[CheckRow], items: list[dict[str, Any]]) -> None:
         place = f"{first['split']}[{first['index']}] ({first['item']})"
         for row in group[1:]:
             if row["split"] != first["split"]:
-                what = f"subject {value!r}" if kind == "subject" else "the same image"
-                row["faults"].append(f"{what} is also in another split, at {place}")
+                what = f"{kind} {value!r}" if kind in _PERSONS else "the same image"
+                published = kind in ("patient", "slide") and "test" in (row["split"], first["split"])  # such as GlaS
+                row["warnings" if published else "faults"].append(f"{what} is also in another split, at {place}")
             elif kind == "image":
                 row["warnings"].append(f"the same image is also at {place}")
 

@@ -80,5 +80,5 @@ def _first(paths: Any) -> str:
 
 
 def _stem(name: str) -> str:
-    found = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix) and len(name) > len(suffix)]
+    found = [suffix for suffix in (*SUFFIXES, ".svs") if name.lower().endswith(suffix) and len(name) > len(suffix)]
     return name[: -len(max(found, key=len))] if found else name

@@ -29,12 +29,17 @@ from monai_labelfx.engines.metric_handlers import (
 )
 from monai_labelfx.engines.noise_match_handler import NoiseMatchHandler
 from monai_labelfx.engines.overview_saver import OverviewSaver
+from monai_labelfx.engines.patch_label_report import PatchLabelReport
+from monai_labelfx.engines.patch_prepare_batch import PatchPrepareBatch
 from monai_labelfx.engines.prepare_batch import DenoiSegPrepareBatch
 from monai_labelfx.engines.progress import ProgressBar
 from monai_labelfx.engines.pseudo_label_datalist import PseudoLabelDatalist
 from monai_labelfx.engines.require_checkpoint import require_checkpoint
 from monai_labelfx.engines.run_record import RunRecord
 from monai_labelfx.engines.seed_epoch import SeedEpoch
+from monai_labelfx.engines.segmentation_handlers import PatchLabelHandler, from_components, from_patches
+from monai_labelfx.engines.stage_metrics import StageMetrics
+from monai_labelfx.engines.sub_categories import SubCategories
 from monai_labelfx.engines.surface_distance_handler import PhysicalSurfaceDistanceHandler
 from monai_labelfx.engines.threshold_search import ThresholdSearch
 from monai_labelfx.engines.unpaired_sampler import UnpairedSampler
@@ -62,19 +67,26 @@ __all__ = [
     "NoiseMatchHandler",
     "OverviewSaver",
     "PairedMetricHandler",
+    "PatchLabelHandler",
+    "PatchLabelReport",
+    "PatchPrepareBatch",
     "PhysicalSurfaceDistanceHandler",
     "ProgressBar",
     "PseudoLabelDatalist",
     "RunRecord",
     "SeedEpoch",
     "SegScoreHandler",
+    "StageMetrics",
     "StatedRangePSNRHandler",
+    "SubCategories",
     "ThresholdSearch",
     "UnpairedSampler",
     "UnpairedTrainer",
     "detection_items",
+    "from_components",
     "from_detections",
     "from_instances",
+    "from_patches",
     "from_probabilities",
     "require_checkpoint",
 ]

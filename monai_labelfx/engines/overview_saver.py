@@ -19,6 +19,7 @@ from monai_labelfx.ops.box_affine import boxes_through_affine
 from monai_labelfx.visualize import save_overview
 from monai_labelfx.visualize.draw_detections import drawn_masks, drawn_of, place_of
 
+_IMAGES = ("image", "colour")
 _NUMBERS = ("boxes", "labels", "scores")
 
 
@@ -31,7 +32,8 @@ class OverviewSaver:
     Args:
         output_dir: folder of the picture; made when absent.
         items: ``[key, kind]`` or ``[key, kind, caption]`` for each panel of a row; kinds are those of
-            :py:func:`monai_labelfx.visualize.overview_page`: ``"image"``, ``"labels"``, ``"classes"``, ``"boxes"``.
+            :py:func:`monai_labelfx.visualize.overview_page`: ``"image"``, ``"colour"``, ``"labels"``, ``"classes"``,
+            ``"boxes"``.
             Boxes are drawn over the row's first image, in whose voxels they are. Their key may be a list of keys to
             draw in one panel, such as ``[[pred, target], boxes, "prediction, reference dashed"]``. Masks that are
             with them, (N, \\*spatial) or a list of blocks, are drawn too.
@@ -82,7 +84,7 @@ class OverviewSaver:
         self.output_dir = Path(output_dir)
         self.items = [(key, kind, caption[0] if caption else ", ".join(_keys(key))) for key, kind, *caption in items]
         kinds = [kind for _, kind, _ in self.items]
-        if "boxes" in kinds and "image" not in kinds:
+        if "boxes" in kinds and not set(kinds) & set(_IMAGES):
             raise ValueError(f"boxes are drawn over an image: items must have one of kind 'image', got {items!r}")
         self.maximum = maximum
         self.filename = filename
@@ -119,7 +121,7 @@ class OverviewSaver:
             item = {**(batch[number] if isinstance(batch, list) else {}), **result}
             item |= {name: item[a] - item[b] for name, (a, b) in self.differences.items() if a in item and b in item}
             present = {key: item[key] for keys, _, _ in self.items for key in _keys(keys) if key in item}
-            image = next((present[key] for key, kind, _ in self.items if kind == "image" and key in present), None)
+            image = next((present[key] for key, kind, _ in self.items if kind in _IMAGES and key in present), None)
             boxes = {key: self._upright_boxes(present[key], image) for key in self._box_keys if key in present}
             cut = self._cut([boxes[key] for key in boxes], image)
             panels: list[tuple[str, Any, str]] = []
@@ -129,7 +131,7 @@ class OverviewSaver:
                 if kind == "boxes" and found and image is not None:
                     panels.append((caption, [_at(boxes[key], cut) for key in found], kind))
                 elif kind != "boxes" and found:
-                    array, own = self._prepared(present[found[0]], cut)
+                    array, own = self._prepared(present[found[0]], cut, 3 if kind == "colour" else 1)
                     spacing = own if all(kind == "boxes" for _, _, kind in panels) else spacing
                     panels.append((caption, array, kind))
             if panels:
@@ -172,15 +174,17 @@ class OverviewSaver:
                 found["masks"] = _turned(found["masks"], moved, shape)
         return {**found, "shape": shape}
 
-    def _prepared(self, value: Any, cut: int | None = None) -> tuple[torch.Tensor, list[float] | None]:
-        """The first channel on the CPU, upright, thinned to the slice that is drawn; and its voxel size."""
+    def _prepared(
+        self, value: Any, cut: int | None = None, channels: int = 1
+    ) -> tuple[torch.Tensor, list[float] | None]:
+        """The first channels on the CPU, upright, thinned to the slice that is drawn; and its voxel size."""
         value = torch.as_tensor(value)
         volume = value.ndim == 4
         meta = isinstance(value, MetaTensor)
         if volume and meta and self._orient is not None:
-            value = self._orient(value[:1])
+            value = self._orient(value[:channels])
         spacing = [float(s) for s in value.pixdim] if meta else None
-        plain = (value.as_tensor() if isinstance(value, MetaTensor) else value)[:1].detach().cpu()
+        plain = (value.as_tensor() if isinstance(value, MetaTensor) else value)[:channels].detach().cpu()
         if volume and self.planes == 1:
             middle = plain.shape[-1] // 2 if cut is None else min(cut, plain.shape[-1] - 1)
             plain = plain[..., middle : middle + 1].clone()

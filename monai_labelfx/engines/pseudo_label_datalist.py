@@ -20,7 +20,7 @@ class PseudoLabelDatalist:
 
     Give it the :py:class:`~monai_labelfx.data.OutputLayout` object that ``SaveImaged`` writes with: it is asked for the
     file of each image, so item and file belong together however they are called. The new datalist holds all splits of
-    the old one; only the items of one split get the key. The next stage reads it with ``load_datalist(path,
+    the old one; only the items of the predicted splits get the key. The next stage reads it with ``load_datalist(path,
     path_keys=["image", "label", "clean", "pseudo"])``, which makes its paths absolute. It appears under its name only
     when all pseudo labels are there, so its presence means that the stage is complete.
 
@@ -31,7 +31,7 @@ class PseudoLabelDatalist:
         path: the JSON file to write; its folder is made.
         splits: the datalist that was predicted, as :py:func:`~monai_labelfx.data.load_datalist` returns it.
         layout: the layout that the pseudo labels are written with.
-        split: the split whose items were predicted.
+        split: the split whose items were predicted, or several.
         key: the key to write into its items.
         path_keys: further keys of the items whose values are paths.
 
@@ -57,16 +57,18 @@ class PseudoLabelDatalist:
         splits: Mapping[str, Sequence[Mapping[str, Any]]],
         layout: OutputLayout,
         *,
-        split: str = "training",
+        split: str | Sequence[str] = "training",
         key: str = "pseudo",
         path_keys: Sequence[str] = PATH_KEYS,
     ) -> None:
-        if split not in splits:
-            raise ValueError(f"the datalist has no split {split!r}, it has {', '.join(map(repr, splits))}.")
+        names = [split] if isinstance(split, str) else list(split)
+        for name in names:
+            if name not in splits:
+                raise ValueError(f"the datalist has no split {name!r}, it has {', '.join(map(repr, splits))}.")
         self.path = Path(path)
         self.splits = splits
         self.layout = layout
-        self.split = split
+        self.names = names
         self.key = key
         self.path_keys = path_keys
 
@@ -79,9 +81,11 @@ class PseudoLabelDatalist:
         idist.barrier()
         if idist.get_rank() > 0:
             return
-        items = [{**item, self.key: self._file(item["image"])} for item in self.splits[self.split]]
+        found = {
+            name: [{**item, self.key: self._file(item["image"])} for item in self.splits[name]] for name in self.names
+        }
         keys = list(dict.fromkeys((*self.path_keys, self.key)))
-        save_datalist(self.path, {**self.splits, self.split: items}, path_keys=keys)
+        save_datalist(self.path, {**self.splits, **found}, path_keys=keys)
 
     def _file(self, image: Any) -> str:
         first = image if isinstance(image, (str, os.PathLike)) else image[0]

@@ -28,7 +28,11 @@ from monai_labelfx.metrics.homogeneous_patches import (
 from monai_labelfx.metrics.instance_average_precision import IOU_THRESHOLDS, InstanceAveragePrecision
 from monai_labelfx.metrics.noise_power_spectrum import RadialSpectrum, noise_power_spectrum, radial_spectrum
 from monai_labelfx.metrics.noise_target import NoiseMatch, NoiseTarget
+from monai_labelfx.metrics.object_scores import ObjectDice, ObjectF1, ObjectHausdorff
+from monai_labelfx.metrics.patch_consistency import PatchConsistency
+from monai_labelfx.metrics.patch_label_score import PatchLabelScore
 from monai_labelfx.metrics.seg_score import SegScore
+from monai_labelfx.metrics.segmentation_overlap import SegmentationOverlap
 from monai_labelfx.metrics.stated_range_psnr import StatedRangePSNR
 from monai_labelfx.metrics.surface_distance import PhysicalSurfaceDistance
 
@@ -52,10 +56,16 @@ __all__ = [
     "InstanceAveragePrecision",
     "NoiseMatch",
     "NoiseTarget",
+    "ObjectDice",
+    "ObjectF1",
+    "ObjectHausdorff",
+    "PatchConsistency",
+    "PatchLabelScore",
     "PhysicalSurfaceDistance",
     "RadialSpectrum",
     "RegionStatistics",
     "SegScore",
+    "SegmentationOverlap",
     "StatedRangePSNR",
     "block_mean_difference",
     "box_agreement",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the metrics of this package share: one row of numbers per image, safe to gather when a process has none."""
+"""What the metrics of images share: one row of numbers for each pair of a prediction and a reference."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.metrics import CumulativeIterationMetric
+
+from monai_labelfx.metrics._rows import RowMetric, check_reduction
 
 MODES = ("per_image", "pooled")
 
 
-class PerImageMetric(CumulativeIterationMetric):
+class PerImageMetric(RowMetric):
     """A cumulative metric that keeps one row of counts per image.
 
     ``metric(y_pred, y)`` takes batches (B, C, \\*spatial) or lists of (C, \\*spatial), also empty ones, and returns the
@@ -31,26 +32,12 @@ class PerImageMetric(CumulativeIterationMetric):
     def __init__(self, columns: int, mode: str = "per_image") -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}.")
-        self.columns = columns
         self.mode = mode
-        super().__init__()
+        super().__init__(columns)
 
     @abstractmethod
     def _measure(self, prediction: torch.Tensor, reference: torch.Tensor) -> Sequence[float]:
         """The row of one image (C, \\*spatial). It must hold no NaN."""
-
-    @abstractmethod
-    def _score(self, rows: torch.Tensor) -> torch.Tensor:
-        """Scores (N, K) of rows (N, columns)."""
-
-    def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> torch.Tensor:
-        rows = self._compute_list(y_pred, y)
-        if len(rows):
-            self.extend(rows)
-        return self._score(rows)
-
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        return self._compute_list(y_pred, y)
 
     def _compute_list(self, y_pred: Any, y: Any = None, **kwargs: Any) -> torch.Tensor:
         if y is None or len(y_pred) != len(y):
@@ -68,22 +55,6 @@ class PerImageMetric(CumulativeIterationMetric):
         # Rows are a few numbers: the CPU has float64 on every machine.
         return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), self.columns)
 
-    _synced_tensors: Any
-
-    def _sync(self) -> None:
-        if self._synced:
-            return
-        if self._buffers is None:
-            # Gathering waits for every process: one without images takes part with a void row.
-            self.append(torch.full((self.columns,), torch.nan, dtype=torch.float64))
-        super()._sync()
-        (rows,) = self._synced_tensors
-        self._synced_tensors = [rows[~rows.isnan().any(dim=1)]]
-
-    def get_buffer(self) -> torch.Tensor:
-        """Scores (N, K) of all images since ``reset()``, of all processes."""
-        return self._score(super().get_buffer())
-
     def aggregate(self, reduction: str = "mean") -> torch.Tensor:
         """The metric over all images since ``reset()``, of all processes.
 
@@ -93,9 +64,8 @@ class PerImageMetric(CumulativeIterationMetric):
         Raises:
             ValueError: when no image was added, or ``reduction`` is unknown.
         """
-        if reduction not in ("mean", "mean_batch"):
-            raise ValueError(f"reduction must be 'mean' or 'mean_batch', got {reduction!r}.")
-        rows = super().get_buffer()
+        check_reduction(reduction)
+        rows = self._gathered()
         if not len(rows):
             raise ValueError(f"{type(self).__name__} has no image to aggregate: none was added since reset().")
         scores = self._score(rows.sum(dim=0, keepdim=True) if self.mode == "pooled" else rows).mean(dim=0)

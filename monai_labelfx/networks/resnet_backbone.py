@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from monai.networks.layers.factories import Conv
 
 from monai_labelfx.networks._any_size import check_counts, per_axis
@@ -133,7 +134,10 @@ class ResNetBackbone(Backbone):
         def norm_of(channels: int) -> torch.nn.Module:
             return make_norm(norm, spatial_dims, channels)
 
-        self.conv1 = conv(in_channels, features, first_kernel, stem[0])
+        # Padded apart: oneDNN's backward pass of a 3-D convolution of side 7 and stride 2 that pads by itself writes
+        # beyond its memory where the first axis has five voxels (PyTorch 2.13 on CPUs with AVX-512).
+        self.stem_padding = [side for k in reversed(first_kernel) for side in (k // 2, k // 2)]
+        self.conv1 = Conv[Conv.CONV, spatial_dims](in_channels, features, first_kernel, stem[0], 0, bias=False)
         self.bn1 = norm_of(features)
         self.relu = torch.nn.ReLU(inplace=True)
         self.maxpool = MaxPool(tuple(3 if s > 1 else 1 for s in stem[1]), stem[1])
@@ -166,7 +170,7 @@ class ResNetBackbone(Backbone):
 
     def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The maps C2, C3, C4 and C5 of a plain tensor."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(F.pad(x, self.stem_padding)))))
         maps = []
         for stage in range(_STAGES):
             x = self.get_submodule(f"layer{stage + 1}")(x)

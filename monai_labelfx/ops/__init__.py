@@ -26,10 +26,13 @@ from monai_labelfx.ops.components import component_boxes, largest_components, sm
 from monai_labelfx.ops.crossing_lines import CrossingLines, box_crossing_lines, box_crossing_planes, box_voxels
 from monai_labelfx.ops.dense_field import FIELD_METHODS, refine_by_field
 from monai_labelfx.ops.instances import decode_instances
+from monai_labelfx.ops.label_objects import label_objects
 from monai_labelfx.ops.matrix_nms import mask_iou, matrix_nms
 from monai_labelfx.ops.mean_field import windowed_mean_field
 from monai_labelfx.ops.nms import greedy_nms
 from monai_labelfx.ops.paste_masks import crop_masks, paste_masks
+from monai_labelfx.ops.patch_grid import patch_coverage, patch_grid, patch_sums
+from monai_labelfx.ops.patch_label_statistics import patch_label_statistics
 from monai_labelfx.ops.patch_positions import patch_positions
 from monai_labelfx.ops.roi_align import roi_align
 from monai_labelfx.ops.run_length import decode_run_lengths, encode_run_lengths
@@ -93,6 +96,7 @@ __all__ = [
     "high_pass",
     "high_pass_split",
     "iou_matches",
+    "label_objects",
     "largest_components",
     "mask_iou",
     "masks_to_boxes",
@@ -100,7 +104,11 @@ __all__ = [
     "max_wavelet_level",
     "paired_box_overlap",
     "paste_masks",
+    "patch_coverage",
+    "patch_grid",
+    "patch_label_statistics",
     "patch_positions",
+    "patch_sums",
     "physical_wavelet_level",
     "plan_anchors",
     "project_correction",

@@ -71,6 +71,17 @@ def grey_pictures(
     return [resized(_grey(s, window), shape) for s, shape in zip(slices, shapes, strict=True)]
 
 
+def is_colour(array: Any, kind: str) -> bool:
+    """Whether a panel has three channels to draw."""
+    return kind == "colour" and array.ndim > 2 and array.shape[0] == 3
+
+
+def colour_picture(channels: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Slices of red, green and blue, 0 to 255, as one picture of this shape."""
+    values = np.stack([np.nan_to_num(channel.astype(np.float64)) for channel in channels], axis=-1)
+    return resized(values.round().clip(0, 255).astype(np.uint8), shape)
+
+
 def _finite(values: np.ndarray) -> np.ndarray:
     finite = values[np.isfinite(values)]
     return finite.astype(np.float64) if finite.size else np.zeros(1)

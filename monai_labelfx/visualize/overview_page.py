@@ -15,9 +15,11 @@ from monai_labelfx.visualize._pictures import (
     PAPER,
     class_colour,
     clip_text,
+    colour_picture,
     edges,
     font,
     grey_pictures,
+    is_colour,
     nearest,
     pixels_of,
     side_by_side,
@@ -26,7 +28,7 @@ from monai_labelfx.visualize._pictures import (
 )
 from monai_labelfx.visualize.draw_detections import Drawn, drawn_of, outlined, place_of
 
-KINDS = ("image", "labels", "classes", "boxes")
+KINDS = ("image", "colour", "labels", "classes", "boxes")
 _MARGIN, _LINE, _INK = 8, 18, (30, 30, 30)
 
 Panel = tuple[str, Any, str]
@@ -50,7 +52,8 @@ def overview_page(
     Args:
         rows: ``(title, panels)``; a panel is ``(caption, array, kind)``. Arrays are (*spatial) or (1, *spatial), 2-D or
             3-D, numpy or tensors; those of a row share their spatial shape. Axis 0 runs to the right and axis 1
-            downwards, as MONAI loads pictures. Kinds: ``"image"`` grey values; ``"labels"`` one colour per object
+            downwards, as MONAI loads pictures. Kinds: ``"image"`` grey values; ``"colour"`` red, green and blue of 0 to
+            255, an array (3, *spatial), grey values if it has one channel; ``"labels"`` one colour per object
             with a contour, over the row's first image if it has one; ``"classes"`` class indices, each in its colour;
             ``"boxes"`` over the row's first image, a mapping of ``boxes``, ``labels``[, ``scores``, ``masks``], or a
             list of them, as of :py:func:`~monai_labelfx.visualize.draw_detections`: those without scores are dashed.
@@ -101,7 +104,7 @@ def overview_page(
         for name, ends in windows.items()
         if name in shown
     ]
-    if shown - set(windows):
+    if {caption for _, panels in rows for caption, array, kind in panels if not is_colour(array, kind)} - set(windows):
         other = " other" if notes else ""
         notes.append(f"Grey values: each{other} panel from its percentile {low:g} (black) to {high:g} (white).")
     if any(kind == "boxes" for _, panels in rows for _, _, kind in panels):
@@ -158,18 +161,25 @@ def _draw_row(
     for caption, _, kind in panels:
         if kind not in KINDS:
             raise ValueError(f"the kind of panel {caption!r} is {kind!r}, expected one of {', '.join(KINDS)}")
-    arrays = [None if kind == "boxes" else spatial(array, caption) for caption, array, kind in panels]
-    image = next((a for a, (_, _, kind) in zip(arrays, panels, strict=True) if kind == "image"), None)
+    arrays = [
+        None if kind == "boxes" else spatial(array[0] if is_colour(array, kind) else array, caption)
+        for caption, array, kind in panels
+    ]
+    image = next((a for a, (_, _, kind) in zip(arrays, panels, strict=True) if kind in ("image", "colour")), None)
     boxes = [_boxes(panel, image, min_score, max_boxes) if panel[2] == "boxes" else [] for panel in panels]
     place = None
     if image is not None and any(len(one.boxes) for drawn in boxes for one in drawn):
         place = place_of([one for drawn in boxes for one in drawn], image.shape)  # one slice for the whole row
     base, drawn = None, []
-    for (caption, _, kind), array, found in zip(panels, arrays, boxes, strict=True):
+    for (caption, whole, kind), array, found in zip(panels, arrays, boxes, strict=True):
         slices, sizes = slices_of(image if kind == "boxes" else array, planes, spacing, place)  # type: ignore[arg-type]
         # labels are enlarged before they get their contours
         shapes = pixels_of(sizes, panel_size)
-        if kind == "image":
+        if is_colour(whole, kind):
+            channels = [slices_of(spatial(channel, caption), planes, spacing, place)[0] for channel in whole]
+            pictures = [colour_picture(c, shape) for c, shape in zip(zip(*channels, strict=True), shapes, strict=True)]
+            base = pictures if base is None else base
+        elif kind in ("image", "colour"):
             pictures = grey_pictures(slices, shapes, percentiles, window=(windows or {}).get(caption))
             base = pictures if base is None else base
         elif kind == "boxes":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
 import types
 
@@ -35,6 +36,15 @@ def test_options_come_from_the_signature(adapter, tmp_path, capsys):
     assert main(["prepare", "toy", str(tmp_path), str(out), "--fraction", "0.5"]) == 0
     assert adapter == [(tmp_path, out, 0.5, 0)]
     assert f"labelfx check {out / 'datalist.json'}" in capsys.readouterr().out
+
+
+def test_what_patch_labels_tell_is_printed(adapter, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    told = {"112": {"patches": 9, "with_both_labels": 0.949, "entropy_in_bits": [0.05, 0.3]}}
+    (out / "datalist.json").write_text(json.dumps({"training": [], "patch_labels": told}))
+    assert main(["prepare", "toy", str(tmp_path), str(out)]) == 0
+    assert "patches of 112: 95 % hold both classes, 0.05, 0.3 bit per label\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,18 @@ def test_repeats(tmp_path):
     assert report["warnings"] == ["training[1] (a.png): the same image is also at training[0] (a.png)"]
 
 
+@pytest.mark.parametrize("key", ["patient", "slide"])
+def test_a_patient_or_slide_in_two_splits(tmp_path, key):
+    names = ["training", "training", "validation", "test"]
+    splits = {name: [] for name in names}
+    for number, name in enumerate(names):
+        splits[name].append({"image": picture(tmp_path / f"{number}.png", number), key: 7})
+    report = check_datalist(save_datalist(tmp_path / "datalist.json", splits))
+    told = f"{key} '7' is also in another split, at training[0] (0.png)"
+    assert report["faults"] == [f"validation[0] (2.png): {told}"]
+    assert report["warnings"] == [f"test[0] (3.png): {told}"], "published data sets are split so"
+
+
 def test_files_outside_the_folder_are_a_warning(tmp_path):
     outside = picture(tmp_path / "elsewhere" / "a.png")
     path = save_datalist(tmp_path / "list" / "datalist.json", {"training": [{"image": outside}]})

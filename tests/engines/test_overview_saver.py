@@ -47,6 +47,16 @@ def test_one_page_of_the_first_items(tmp_path, shape):
     assert np.asarray(Image.open(tmp_path / "one" / "overview.png")).shape[0] < height and width >= 3 * 30
 
 
+@pytest.mark.parametrize("shape", [(8, 9), (6, 7, 5)])
+def test_pictures_keep_their_colours(tmp_path, shape):
+    item = _item("case", shape)
+    item["picture"] = MetaTensor(torch.zeros(3, *shape), affine=torch.eye(4))
+    item["picture"][0] = 200
+    _run(OverviewSaver(tmp_path, items=[["picture", "colour"], ["label", "labels"]], panel_size=50), _batches(item))
+    page = np.asarray(Image.open(tmp_path / "overview.png"))
+    assert (page == (200, 0, 0)).all(axis=-1).any()
+
+
 def test_one_picture_per_item_is_named_by_its_stem(tmp_path):
     saver = OverviewSaver(tmp_path, items=[["image", "image"]], per_item=True, panel_size=40)
     items = [_item(name, (6, 6)) for name in ("a", "b", "a")]

@@ -77,6 +77,27 @@ def test_other_keys_and_splits(tmp_path):
     assert document["validation"][0]["mask"] == "out/c_x.nii" and "mask" not in document["training"][0]
 
 
+def test_several_splits_at_once(tmp_path):
+    splits = dataset(tmp_path, ["a.nii", "b.nii", "c.nii"])
+    splits["test"] = splits["training"][:1]
+    layout = OutputLayout(
+        tmp_path / "out", postfix="x", extension=".nii", images=splits["training"] + splits["validation"]
+    )
+    (tmp_path / "out").mkdir()
+    for name in "abc":
+        (tmp_path / "out" / f"{name}_x.nii").touch()
+    PseudoLabelDatalist(tmp_path / "n.json", splits, layout, split=["training", "validation"])(
+        Engine(lambda e, b: None)
+    )
+    document = json.loads((tmp_path / "n.json").read_text())
+    assert [item["pseudo"] for name in ("training", "validation") for item in document[name]] == [
+        f"out/{name}_x.nii" for name in "abc"
+    ]
+    assert "pseudo" not in document["test"][0]
+    with pytest.raises(ValueError, match="no split 'other'"):
+        PseudoLabelDatalist(tmp_path / "n.json", splits, layout, split=["training", "other"])
+
+
 def test_a_list_of_files_is_named_after_the_first(tmp_path):
     splits = {"training": [{"image": [str(tmp_path / "t1.nii"), str(tmp_path / "t2.nii")]}]}
     layout = OutputLayout(tmp_path, postfix="x", extension=".nii", images=splits["training"])

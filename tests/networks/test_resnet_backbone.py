@@ -157,3 +157,14 @@ def test_bad_arguments():
         ResNetBackbone(2, 1, stem_kernel=6)
     with pytest.raises(ValueError, match="zero_init needs a norm with a trained scale"):
         ResNetBackbone(2, 1, depth=10, norm="frozen_batch", zero_init=True)
+
+
+def test_the_stem_does_not_pad_inside_its_convolution():
+    """With five voxels on the first axis such a convolution, in 3-D, writes beyond its memory in the backward pass."""
+    net = ResNetBackbone(3, 1, depth=10, features=8)
+    assert tuple(net.conv1.padding) == (0, 0, 0)
+    image = torch.rand(1, 1, 5, 9, 8)
+    padded = torch.nn.functional.conv3d(image, net.conv1.weight, stride=2, padding=3)
+    assert torch.equal(net.conv1(torch.nn.functional.pad(image, [3] * 6)), padded)
+    for _ in range(3):
+        sum(level.sum() for level in net(torch.rand(2, 1, 5, 32, 32))).backward()

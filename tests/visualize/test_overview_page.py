@@ -54,6 +54,30 @@ def test_windows_of_values_replace_percentiles():
     assert not np.array_equal(page[: plain.shape[0] // 2], plain[: plain.shape[0] // 2])
 
 
+def test_colours_are_drawn_as_they_are():
+    picture = np.zeros((3, 4, 2))
+    picture[0, 3, 0], picture[1, 0, 1], picture[2, 0, 0] = 255, 200.4, -9
+    panel = _panel(picture, "colour", size=4)
+    assert panel.shape == (2, 4, 3)
+    assert panel[0, 3].tolist() == [255, 0, 0] and panel[1, 0].tolist() == [0, 200, 0] and not panel[0, 0].any()
+    volume = np.zeros((3, 4, 6, 5))
+    volume[1, 0, 0, 2] = 77
+    assert _panel(volume, "colour").max(axis=(0, 1)).tolist() == [0, 77, 0]
+    assert np.array_equal(_panel(picture[:1], "colour"), _panel(picture[:1])), "one channel: grey values"
+
+
+def test_only_panels_of_grey_values_are_said_to_have_a_range():
+    picture, labels = np.full((3, 8, 8), 9.0), np.ones((8, 8), int)
+    heights = [
+        overview_page([("", [("a", picture, "colour"), *more])], panel_size=8).shape[0]
+        for more in ([], [("b", picture[:1], "image")])
+    ]
+    assert heights[1] > heights[0]
+    rows = [("", [("a", picture, "colour"), ("b", labels, "labels")])]
+    panel = np.asarray(_draw_row(rows[0][1], 8, (0, 100), 1, None)[1][1])
+    assert (panel[4, 4] != 0).all(), "objects are drawn over the colours"
+
+
 def test_labels_get_colours_and_contours_over_the_image():
     labels = np.zeros((1, 8, 8), int)
     labels[0, :3, :3], labels[0, 3:6, :3] = 1, 2

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train OEEM and its rivals on patch labels, and the fully supervised networks, and print the tables: labelfx compare.
+
+    python benchmarks/easy_example_quality.py glands --out runs/glands --seeds 0 1 2
+    LABELFX_DATA=... python benchmarks/easy_example_quality.py histology --out runs/histology --seeds 0 1 2
+    LABELFX_DATA=... python benchmarks/easy_example_quality.py hippocampus --out runs/hippocampus --seeds 0 1 2
+    python benchmarks/easy_example_quality.py organs --out runs/organs --seeds 0 1 2
+
+- ``glands``: pictures of a seeded generator (``monai_labelfx.data.synthetic_glands``), 24 for training.
+- ``histology``: real colon biopsies (LABELFX_DATA/histology/ebhi_seg), 23 for training.
+- ``hippocampus``: real MR volumes (LABELFX_DATA/volume3d), 16 for training; "organ in this block", of 8 mm.
+- ``organs``: seeded synthetic volumes, 8 for training; blocks of 32 mm.
+
+Patch labels are made from masks, as in the paper. One thread, about a minute for each training: networks are narrow and
+steps few, so that the tables compare methods under equal effort, not with what days on a GPU would reach. Settings are
+those of all, but for what OWN says. The wall time of each run is in <out>/seed_<s>/<method>/complete_train.json.
+Further options go to labelfx compare, such as ``--for ohem hard_fraction=0.5``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from monai_labelfx.cli import main as labelfx  # noqa: E402
+from monai_labelfx.data import histology_glands, organ_blocks, synthetic_glands, synthetic_organs  # noqa: E402
+
+PICTURES = {
+    "patches_per_image": 8,
+    "classifier_epochs": 5,
+    "classifier_steps": 30,
+    "max_epochs": 6,
+    "steps_per_epoch": 40,
+    "warm_up": 80,
+    "min_object": 30,
+}
+BLOCKS = {**PICTURES, "batch_size": 4, "images_per_batch": 5, "background_score": 0.2, "dropout": [0.3, 0.5]}
+SETTINGS: dict[str, dict] = {
+    "glands": {
+        **PICTURES,
+        "patch_size": 16,
+        "patch_stride": 8,
+        "input_size": [48, 48],
+        "cam_zoom": 3.0,
+        "crop_size": [96, 96],
+    },
+    "histology": {
+        **PICTURES,
+        "patch_size": 24,
+        "patch_stride": 12,
+        "input_size": [48, 48],
+        "cam_zoom": 2.0,
+        "crop_size": [128, 128],
+    },
+    "hippocampus": {
+        **BLOCKS,
+        "patch_size": 8,
+        "patch_stride": 8,
+        "input_size": [24, 24, 24],
+        "cam_zoom": 3.0,
+        "crop_size": [32, 32, 32],
+    },
+    "organs": {
+        **BLOCKS,
+        "patch_size": 32,
+        "patch_stride": 16,
+        "input_size": [32, 32, 16],
+        "cam_zoom": 2.0,
+        "crop_size": [48, 48, 24],
+    },
+}
+PRESET = {"glands": "small", "histology": "small", "hippocampus": "3d", "organs": "3d"}
+NARROW = {"width": 0.125, "norm": "group", "pyramid_features": 32, "batch_size": 4}
+OWN: dict[str, dict] = {
+    "adv_cam": {"climbing_steps": 8},
+    "full_supervision": {**NARROW, "learning_rate": 0.001},
+    "unet": {"features": [16, 32, 64, 128]},
+    "res_unet": {"features": [16, 32, 64, 128]},
+    "medt": {"network_def#features": 4, "network_def#heads": 2, "batch_size": 4},
+    "kiu_net": {"network_def#features": 4, "network_def#depth": 2, "batch_size": 2},
+    "uctransnet": {"network_def#features": 8, "network_def#layers": 2},
+}
+"""Of single methods, over the settings of all."""
+LOSSES = ("easy_example", "mixed", "confidence_difference", "confidence_max", "ohem", "cross_entropy")
+CAMS = ("seam", "adv_cam", "sc_cam")
+FULL = ("full_supervision", "unet", "res_unet", "medt", "kiu_net", "uctransnet")
+METHODS = {
+    "glands": LOSSES + CAMS + FULL,
+    "histology": LOSSES + CAMS + FULL,
+    "hippocampus": ("easy_example", "ohem", "cross_entropy", "full_supervision", "unet"),
+    "organs": ("easy_example", "ohem", "cross_entropy", "full_supervision", "unet"),
+}
+
+
+def make_data(name: str, folder: Path) -> Path:
+    """The datalist, made once."""
+    datalist = folder / "datalist.json"
+    if datalist.is_file():
+        return datalist
+    if name == "glands":
+        return synthetic_glands(folder, counts=(24, 6, 24), size=128, scale=0.6)
+    if name == "histology":
+        return histology_glands(folder)
+    return organ_blocks(folder) if name == "hippocampus" else synthetic_organs(folder)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=sorted(SETTINGS))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", nargs="+", default=["0"])
+    parser.add_argument("--rivals", nargs="+", help="methods to run; default: all that make sense for the data")
+    options, more = parser.parse_known_args()
+    torch.set_num_threads(1)
+    rivals = options.rivals or METHODS[options.data]
+    settings = {"datalist": str(make_data(options.data, options.out / "data")), **SETTINGS[options.data]}
+    arguments = ["compare", "easy_example", "--preset", PRESET[options.data], "--out", str(options.out)]
+    arguments += ["--no-progress", "--seeds", *options.seeds, "--rivals", *rivals]
+    for name in rivals:
+        if name in OWN:
+            arguments += ["--for", name, *(f"{key}={value}" for key, value in OWN[name].items())]
+    for key, value in settings.items():
+        arguments += [f"--{key}", str(value)]
+    return labelfx([*arguments, *more])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
