@@ -18,9 +18,19 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DETECTION = ("detection_nms", "detection_roi_align", "detection_metric", "detection_eval")
 PATCH_METRIC = ("wavelet_split", "patch_metric_step", "patch_metric_series")
+EASY_EXAMPLE = ("easy_example_loss", "multi_scale_inference", "cam_generation")
 SPEED = {
     name: [f"{name}.py"]
-    for name in ("masking", "step_share", "dicom_cases", "dicom_io", "box_tightness_speed", *DETECTION, *PATCH_METRIC)
+    for name in (
+        "masking",
+        "step_share",
+        "dicom_cases",
+        "dicom_io",
+        "box_tightness_speed",
+        *DETECTION,
+        *PATCH_METRIC,
+        *EASY_EXAMPLE,
+    )
 }
 QUALITY = {name: [f"{name}.py"] for name in ("denoiseg_quality", "box_tightness_quality")} | {
     f"detection_{data}": ["detection_quality.py", data, "--out", f"runs/detection_quality/{data}"]
@@ -30,6 +40,20 @@ QUALITY |= {
     f"patch_metric_{data}": ["patch_metric_quality.py", data, "--out", f"runs/patch_metric_quality/{data}"]
     for data in ("abdomen", "shifted", "head")
 }
+QUALITY |= {
+    f"easy_example_{data}": [
+        "easy_example_quality.py",
+        data,
+        "--out",
+        f"runs/easy_example_quality/{data}",
+        "--seeds",
+        "0",
+        "1",
+        "2",
+    ]
+    for data in ("glands", "histology", "hippocampus", "organs")
+}
+QUALITY["easy_example_noise"] = ["easy_example_noise.py"]
 QUALITY["discriminator_units"] = ["discriminator_units.py", "--out", "runs/discriminator_units"]
 
 

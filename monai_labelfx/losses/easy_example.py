@@ -109,7 +109,9 @@ def easy_example_loss(
         block_size: side of the blocks of scope ``"block"`` in voxels, one number or one for each axis; the last block
             of an axis may be shorter. Default 32.
         class_balanced: normalise within each pseudo-class of each scope, so that the weights of each class have mean 1
-            there, for every weighting. Otherwise a rare class that is less sure than the background loses weight.
+            there, for every weighting. Otherwise a rare class that is less sure than the background loses weight. Only
+            for labels that are mostly right within each class: with 30 % random flips most labels of a rare class are
+            wrong, and this gives them back the weight that they lost.
         temperature: T of softmax(-L / T) in equations 6 and 7. Default 1, the paper; cross-entropy for infinite T.
         ignore_index: class index of voxels that are left out: no weight, no part in the means, in n or in the
             reduction. Default ``None``, all voxels count; pseudo-masks of this package mark unknown voxels with 255.
