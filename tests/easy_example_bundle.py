@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,14 @@ def read_splits(datalist: Path) -> dict[str, list[dict[str, Any]]]:
 def write_splits(path: Path, splits: dict[str, list[dict[str, Any]]]) -> Path:
     """A datalist of these items."""
     return save_datalist(path, splits, path_keys=PATH_KEYS)
+
+
+def changed(folder: Path, datalist: Path, change: Callable[[dict[str, list[dict[str, Any]]]], None]) -> Path:
+    """The datalist with a change of its items."""
+    splits = read_splits(datalist)
+    change(splits)
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_splits(folder / "datalist.json", splits)
 
 
 def ticks(folder: Path, datalist: Path, dims: int = 2, *, classes: Any = 2, unknown: bool = False) -> Path:

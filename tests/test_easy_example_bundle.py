@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OEEM bundle end to end: its stages in order, rivals and what they share, resuming, several processes, results."""
+"""The OEEM bundle end to end: its stages in order, what runs again, resuming, several processes, results."""
 
 from __future__ import annotations
 
@@ -40,16 +40,8 @@ from easy_example_bundle import (
     weights,
 )
 
-from monai_labelfx.commands.bundle_folder import config_file, rivals
-from monai_labelfx.commands.run import comparison_layout
-from monai_labelfx.commands.workflow import config_files
+from monai_labelfx.engines import SeedEpoch
 from monai_labelfx.transforms import PatchPseudoLabel
-
-FULL = ("full_supervision", "kiu_net", "medt", "res_unet", "uctransnet", "unet")
-LAST_STAGE = ("confidence_difference", "confidence_max", "cross_entropy", "mixed", "ohem")
-"""Rivals that share the classifier and the pseudo masks of the method."""
-OWN_MAPS = ("adv_cam", "sc_cam", "seam")
-CHEAP = {"climbing_steps": 1, "hard_threshold": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -132,94 +124,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(whole, pictures, tmp_pa
     assert equal_runs(whole, out)
 
 
-# --- rivals -----------------------------------------------------------------------------------------------------------
-def check_rivals(out: Path, datalist: Path, names: list[str], dims: int, capsys, **values) -> None:
-    """Train and evaluate rivals in one command each, and read the table."""
-    more = ["--rivals", *(["all"] if len(names) == 1 + len(rivals(BUNDLE)) else names)]
-    run("train", out, datalist, *more, dims=dims, **values, **({"clusters": 2} if "sc_cam" in names else {}))
-    printed = capsys.readouterr().out
-    assert printed.count(f"{STAGES[0]}] done") == 1 + ("seam" in names) + ("sc_cam" in names), "a shared stage ran twice"
-    shared = out / METHOD / "stages"
-    for name in set(LAST_STAGE) & set(names):
-        assert not (out / name / "stages").exists()
-        assert f"{shared}/{STAGES[1]}" in (out / name / "config_train.yaml").read_text()
-    if "adv_cam" in names:
-        assert [path.name for path in (out / "adv_cam" / "stages").iterdir()] == [STAGES[1]]
-        assert f"{shared}/{STAGES[0]}" in (out / "adv_cam" / "stages" / STAGES[1] / "config_train.yaml").read_text()
-
-    run("evaluate", out, datalist, *more, dims=dims, **values)
-    printed = capsys.readouterr().out
-    tables = read_json(out / "table.json")["tables"]
-    layout = comparison_layout(BUNDLE)["tables"]
-    assert [table["title"] for table in tables] == [table["title"] for table in layout]
-    order = [name for name in comparison_layout(BUNDLE)["rows"] if name in names]
-    for table in tables:
-        assert [row["run"] for row in table["rows"]] == order
-    heads = layout[1]["columns"]
-    for row in tables[1]["rows"]:
-        staged = row["run"] not in FULL
-        assert all((row[heads[name]] is not None) is staged for name in ("CAM_mIoU", "pseudo_mIoU")), row
-        assert 0 <= float(row[heads["mIoU"]]) <= 1
-    places = {name: out / name / ("09_segment" if name == "sc_cam" else "") for name in names}
-    losses = {name: read_json(place / "history.json")["train_loss"][-1][1] for name, place in places.items()}
-    assert np.isfinite(list(losses.values())).all() and len(set(losses.values())) == len(names), losses
-    same = [metrics(places[name])["pseudo_mIoU"] for name in (METHOD, *LAST_STAGE) if name in names]
-    assert len(set(same)) == 1
-
-
-def test_rivals_of_each_kind(pictures, tmp_path, capsys):
-    names = [METHOD, "ohem", "full_supervision", "adv_cam", "seam", "sc_cam"]
-    check_rivals(tmp_path / "out", pictures, names, 2, capsys, **CHEAP)
-
-
-@pytest.mark.slow
-def test_all_rivals_run_and_end_in_a_table(pictures, tmp_path, capsys):
-    names = [METHOD, *rivals(BUNDLE)]
-    assert sorted(names) == sorted([METHOD, *FULL, *LAST_STAGE, *OWN_MAPS])
-    check_rivals(tmp_path / "out", pictures, names, 2, capsys, **CHEAP)
-
-
-@pytest.mark.slow
-def test_rivals_in_three_dimensions(tmp_path, capsys):
-    names = [METHOD, "cross_entropy", "seam", "sc_cam"]
-    check_rivals(tmp_path / "out", organs(tmp_path / "data"), names, 3, capsys)
-
-
-def test_a_rival_alone_takes_its_own_options(pictures, tmp_path, capsys):
-    out = tmp_path / "out"
-    run("train", out, pictures, "--rival", "adv_cam", climbing_steps=1)
-    assert capsys.readouterr().out.count("] done in") == 3
-    run("evaluate", out, pictures, "--rival", "adv_cam", climbing_steps=1)
-    assert 0 <= metrics(out)["CAM_mIoU"] <= 1
-    assert call("train", out, "--datalist", pictures, "--rival", "adv_cam", *options(climbing_step=1)) == 1
-    assert "climbing_steps" in capsys.readouterr().err.strip().splitlines()[-1]
-
-
-def test_cross_entropy_is_the_loss_without_weights(pictures, tmp_path):
-    """Its rival overlay changes the loss of the last stage alone."""
-    from monai.bundle import ConfigParser
-
-    from monai_labelfx.commands.workflow import merge_configs
-
-    logits, target = torch.randn(2, 4, 8, 8), torch.randint(0, 2, (2, 1, 8, 8))
-    target[:, :, :2] = 255
-    losses = {}
-    for name in (METHOD, "cross_entropy"):
-        overlays = [] if name == METHOD else [config_file(BUNDLE, name, "rivals")]
-        parser = ConfigParser(merge_configs(config_files(BUNDLE, "train", [], overlays)))
-        losses[name] = float(parser.get_parsed_content("loss")(logits, target))
-    plain = torch.nn.CrossEntropyLoss(ignore_index=255)
-    expected = float(plain(logits[:, :2], target[:, 0]) + 0.4 * plain(logits[:, 2:], target[:, 0]))
-    assert losses["cross_entropy"] == pytest.approx(expected, rel=1e-5) and losses[METHOD] < expected
-
-
-def test_networks_of_rivals_do_not_build_the_one_of_the_method(pictures, tmp_path, monkeypatch):
-    from monai_labelfx.networks import WideResNet38Backbone
-
-    monkeypatch.setattr(WideResNet38Backbone, "__init__", lambda self, *args, **more: pytest.fail("it was built"))
-    run("train", tmp_path / "out", pictures, "--rival", "unet", pictures=None)
-
-
+# --- volumes ----------------------------------------------------------------------------------------------------------
 def test_volumes(tmp_path):
     datalist = organs(tmp_path / "data")
     out = run("train", tmp_path / "out", datalist, dims=3)
@@ -252,6 +157,29 @@ def test_resumed_stage_equals_an_uninterrupted_one(stage, whole, pictures, tmp_p
     assert read_json(tmp_path / "parts" / "history.json") == history
     then = weights(middle)
     assert not all(torch.equal(value, then[key]) for key, value in ends[0]["model"].items())
+
+
+def test_a_stage_that_was_stopped_goes_on_by_command(pictures, tmp_path, monkeypatch, capsys):
+    """Its second epoch breaks off; ``--resume_from`` reaches that stage alone, which ends as if nothing had been."""
+    whole, out, epochs = run("train", tmp_path / "whole", pictures, max_epochs=2), tmp_path / "out", []
+    begin = SeedEpoch.__call__
+
+    def stopping(self, engine):
+        if len(epochs) == 2:  # one of the classifier, one of the last stage
+            raise KeyboardInterrupt
+        epochs.append(None)
+        return begin(self, engine)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedEpoch, "__call__", stopping)
+        assert call("train", out, "--datalist", pictures, *options(max_epochs=2)) == 130
+    assert [epoch for epoch, _ in read_json(out / "history.json")["train_loss"]] == [1]
+    capsys.readouterr()
+    run("train", out, pictures, max_epochs=2, resume_from=str(out / "models" / "checkpoint_epoch=1.pt"))
+    assert capsys.readouterr().out.count("complete, skipped") == 2
+    assert equal_runs(whole, out) and read_json(out / "history.json") == read_json(whole / "history.json")
+    run("train", out, pictures, max_epochs=2)
+    assert capsys.readouterr().out.count("complete, skipped") == 3
 
 
 # --- several processes ------------------------------------------------------------------------------------------------

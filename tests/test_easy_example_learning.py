@@ -11,12 +11,24 @@ import pytest
 from easy_example_bundle import STAGES, call, glands, metrics, organs, read_json, read_splits
 
 GLANDS = {
-    **{"patch_size": "16", "patch_stride": "8", "input_size": "[32, 32]", "crop_size": "[64, 64]"},
-    **{"cam_scales": "[1]", "scales": "[1]", "classifier_epochs": "4", "max_epochs": "4"},
+    "patch_size": "16",
+    "patch_stride": "8",
+    "input_size": "[32, 32]",
+    "crop_size": "[64, 64]",
+    "cam_scales": "[1]",
+    "scales": "[1]",
+    "classifier_epochs": "4",
+    "max_epochs": "4",
 }
 ORGANS = {
-    **{"patch_size": "24", "patch_stride": "12", "input_size": "[12, 12, 8]", "crop_size": "[24, 24, 16]"},
-    **{"tile_size": "[32, 32, 16]", "cam_window": "[32, 32, 16]", "scales": "[1]", "max_epochs": "4"},
+    "patch_size": "24",
+    "patch_stride": "12",
+    "input_size": "[12, 12, 8]",
+    "crop_size": "[24, 24, 16]",
+    "tile_size": "[32, 32, 16]",
+    "cam_window": "[32, 32, 16]",
+    "scales": "[1]",
+    "max_epochs": "4",
 }
 
 

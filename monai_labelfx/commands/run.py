@@ -207,6 +207,21 @@ def rival_names(bundle: Path, asked: Sequence[str]) -> list[str]:
     return names
 
 
+def with_overrides(plan: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan with overrides for those of its steps that have them.
+
+    Raises:
+        ValueError: for an identifier that no step has.
+    """
+    from monai_labelfx.commands.workflow import check_overrides, merge_configs
+
+    known: dict[str, Any] = {}
+    for step in plan["steps"]:
+        known |= merge_configs(step["config"])
+    check_overrides(known, overrides)
+    return {**plan, "overrides": dict(overrides)}
+
+
 def main(args: argparse.Namespace) -> int:
     """Run the workflow and say where its output is."""
     from monai_labelfx.commands.method_plan import in_stages, method_steps
@@ -230,11 +245,11 @@ def main(args: argparse.Namespace) -> int:
         plan = sweep_plan(bundle, args.sweep, args.workflow, args.preset, overlays, overrides)
         run_plan(bundle, plan, out, progress=not args.no_progress)
     elif args.workflow == "train" and len(names) < 2 and in_stages(bundle, name := "".join(names) or stem(bundle)):
-        steps = method_steps(bundle, name, args.preset, overrides)
-        run_plan(bundle, {"steps": steps}, out, progress=not args.no_progress)
+        plan = {"steps": method_steps(bundle, name, args.preset, {})}
+        run_plan(bundle, with_overrides(plan, overrides), out, progress=not args.no_progress)
     elif len(names) > 1 or set(names) & set(stage_plans(bundle)) - {stem(bundle), *config_names(bundle, "rivals")}:
-        plan = comparison_plan(bundle, names, args.workflow, args.preset, overrides)
-        run_plan(bundle, plan, out, progress=not args.no_progress)
+        plan = comparison_plan(bundle, names, args.workflow, args.preset, {})
+        run_plan(bundle, with_overrides(plan, overrides), out, progress=not args.no_progress)
     else:
         overlays = [config_file(bundle, name, "rivals") for name in names if name != stem(bundle)]
         files = config_files(bundle, args.workflow, args.preset, overlays)
