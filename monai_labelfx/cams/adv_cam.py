@@ -13,14 +13,14 @@ from monai_labelfx.cams.plain_cam import PlainCAM
 
 
 class AdvCAM(CAMProvider):
-    r"""Anti-adversarial climbing [1]_: an image pushed up the score of a class shows more of that class.
+    r"""Anti-adversarial climbing: an image pushed up the score of a class shows more of that class.
 
     For inference, with any trained provider or classifier. From the image :math:`x_0` it climbs, for each class c in
     turn, T times
 
     .. math::
         x_{t+1} = \mathrm{clip}\left( x_t + \xi\, \frac{g_t}{\max |g_t|} \right), \quad
-        g_t = \nabla_x \Big[ y_c - \sum_{k \ne c} y_k - \lambda\, \overline{m_t\, |A_t - A_0|} \Big]
+        g_t = \nabla_x \left[ y_c - \sum_{k \ne c} y_k - \lambda\, \overline{m_t\, |A_t - A_0|} \right]
 
     clipped to the range of the image's own intensities. :math:`A_t` is the map of class c on :math:`x_t`, after ReLU
     in the last term, and :math:`m_t` is 1 where it exceeds half of its maximum: what is found already shall not grow,

@@ -12,7 +12,7 @@ from monai_labelfx.cams.base import CAMProvider, Scoring, pooled
 
 
 class SCCAM(CAMProvider):
-    r"""Sub-category exploration [1]_: the features must tell the kinds of each class apart, not only the classes.
+    r"""Sub-category exploration: the features must tell the kinds of each class apart, not only the classes.
 
     A class is known by its most telling part, and so its map covers no more. The features of the patches that hold the
     class are split into clusters, by k-means (:py:class:`~monai_labelfx.engines.SubCategories`); a second layer on the

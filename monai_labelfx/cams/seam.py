@@ -16,7 +16,7 @@ _EPS = 1e-5  # keeps empty maps finite when they are divided by their maximum
 
 
 class SEAM(CAMProvider):
-    r"""Self-supervised equivariant attention [1]_: two sizes of an image, one network, maps that must agree.
+    r"""Self-supervised equivariant attention: two sizes of an image, one network, maps that must agree.
 
     The network sees the image (view 1) and the image made smaller (view 2). Of both come class maps M, and of these
     the refined maps R of the pixel correlation module, in which each voxel takes the mean score of the voxels that look

@@ -16,7 +16,9 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class KiUNet(AnySizeNetwork):
-    r"""KiU-Net [1]_: a small U-Net for what is large and a Ki-Net, at many times the image's resolution, for edges.
+    r"""KiU-Net: a small U-Net for what is large and a Ki-Net, at many times the image's resolution, for edges.
+
+    From [1]_; Notes say what differs.
 
     Both branches have the same features. Where the encoder of the U-Net pools, that of the Ki-Net upsamples, and the
     other way round in the decoders; each decoder step adds the features of its own branch's encoder. After each encoder

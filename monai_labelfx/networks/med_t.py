@@ -21,7 +21,9 @@ from monai_labelfx.networks._gated_axial import GatedAxialAttention, GatedAxialU
 
 
 class MedT(AnySizeNetwork):
-    r"""Medical Transformer [1]_: a shallow branch on the image, a deep one on its patches, both of axial attention.
+    r"""Medical Transformer: a shallow branch on the image, a deep one on its patches, both of axial attention.
+
+    From [1]_; Notes say what differs.
 
     The layers attend along one axis after the other, with relative positions whose influence learned gates control
     (equation 3)::

@@ -16,7 +16,9 @@ from monai_labelfx.networks._norms import make_norm
 
 
 class UCTransNet(AnySizeNetwork):
-    r"""U-Net with a channel transformer (CTrans) in place of its skip connections [1]_.
+    r"""U-Net with a channel transformer (CTrans) in place of its skip connections.
+
+    From [1]_; Notes say what differs.
 
     The encoder's features of all scales but the deepest become tokens on one grid, of ``divisor`` voxels of the image
     each, and a channel-wise cross fusion transformer (CCT) lets the channels of each scale attend to those of all. The
