@@ -19,7 +19,7 @@ hardest quarter.
 
 ``flips`` and ``blocks`` are scattered, the others systematic: there no gain is expected. ``--norm none`` leaves the
 normalisation out: cross-entropy then averages the flips away by itself, and losses that trust what is sure may end in
-a network that finds background everywhere, as objects are rare; class balance and warm-up are there for that.
+a network that finds background everywhere, as objects are rare; a warm-up keeps them from it.
 """
 
 from __future__ import annotations

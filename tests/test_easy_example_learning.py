@@ -68,4 +68,4 @@ def test_glands_are_found_from_patch_labels(tmp_path):
 
 @pytest.mark.slow
 def test_organs_are_found_from_block_labels(tmp_path):
-    learn(tmp_path / "out", organs(tmp_path / "data", counts=(6, 2, 3), size=(32, 32, 16)), "3d", ORGANS)
+    learn(tmp_path / "out", organs(tmp_path / "data", counts=(14, 4, 4), size=(32, 32, 16)), "3d", ORGANS)

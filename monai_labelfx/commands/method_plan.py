@@ -48,6 +48,8 @@ def method_steps(
     Raises:
         ValueError: when ``stage_from`` names no stage.
     """
+    from monai.bundle import ConfigParser
+
     from monai_labelfx.commands.workflow import config_files
 
     files = stage_files(bundle, stem(bundle))
@@ -66,6 +68,7 @@ def method_steps(
         places = {"stages_dir": f"{base}/stages", "stage_dirs": dict(folders), "output_dir": folder}
         label = folder.removeprefix("{out}").strip("/") or name
         step = {"name": label, "workflow": "train", "config": config, "overrides": {**overrides, **places}}
+        step["done"] = ConfigParser.load_config_file(file).get("stage_result", "models/model.pt")
         steps.append({**step, **({"after_step": steps[-1]["name"]} if steps else {"after": __version__})})
         folders[file.stem] = folder
     return steps

@@ -193,6 +193,8 @@ def _call(config: Any, name: str) -> str | None:
 
 def _fingerprint(step: Mapping[str, Any], places: Mapping[str, str]) -> str:
     described = {key: value for key, value in step.items() if key != "config"}
+    # how a result was reached, at once or in two goes, does not change it
+    described["overrides"] = {k: v for k, v in (step.get("overrides") or {}).items() if k != "resume_from"}
     described["files"] = [Path(file).read_text(encoding="utf-8") for file in step.get("config", ())]
     text = json.dumps(fill(described, places), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -208,18 +208,23 @@ def rival_names(bundle: Path, asked: Sequence[str]) -> list[str]:
 
 
 def with_overrides(plan: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan with overrides for those of its steps that have them.
+    """The plan with overrides for those of its steps that use them, so that a change runs no other step again.
 
     Raises:
         ValueError: for an identifier that no step has.
     """
-    from monai_labelfx.commands.workflow import check_overrides, merge_configs
+    from monai_labelfx.commands.workflow import check_overrides, merge_configs, used_identifiers
 
     known: dict[str, Any] = {}
+    steps = []
     for step in plan["steps"]:
-        known |= merge_configs(step["config"])
+        config = merge_configs(step["config"])
+        known |= config
+        used = used_identifiers(config)
+        own = {k: v for k, v in overrides.items() if k.replace("::", "#").split("#")[0] in used}
+        steps.append({**step, "overrides": {**own, **step["overrides"]}})
     check_overrides(known, overrides)
-    return {**plan, "overrides": dict(overrides)}
+    return {**plan, "steps": steps}
 
 
 def main(args: argparse.Namespace) -> int:
@@ -238,8 +243,8 @@ def main(args: argparse.Namespace) -> int:
             raise ValueError("--stages and --rival exclude each other: a plan of stages is a rival too")
         if args.sweep:
             raise ValueError("--stages and --sweep exclude each other")
-        steps = stage_steps(bundle, args.stages, args.workflow, args.preset, overrides)
-        run_plan(bundle, {"steps": steps}, out, progress=not args.no_progress)
+        plan = {"steps": stage_steps(bundle, args.stages, args.workflow, args.preset, {})}
+        run_plan(bundle, with_overrides(plan, overrides), out, progress=not args.no_progress)
     elif args.sweep:
         overlays = [config_file(bundle, name, "rivals") for name in names if name != stem(bundle)]
         plan = sweep_plan(bundle, args.sweep, args.workflow, args.preset, overlays, overrides)

@@ -123,6 +123,11 @@ def merge_configs(files: Sequence[Path]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name in used}
 
 
+def used_identifiers(config: Mapping[str, Any]) -> set[str]:
+    """The top-level identifiers that running a workflow reads, directly or not."""
+    return _reachable(config, ("imports", "initialize", "run", "finalize"))
+
+
 def _reachable(config: Mapping[str, Any], start: Iterable[str]) -> set[str]:
     """The top-level identifiers in ``start`` and all that they refer to, directly or not."""
     from monai.bundle import ReferenceResolver
