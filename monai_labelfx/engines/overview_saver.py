@@ -120,7 +120,7 @@ class OverviewSaver:
                 return
             item = {**(batch[number] if isinstance(batch, list) else {}), **result}
             item |= {name: item[a] - item[b] for name, (a, b) in self.differences.items() if a in item and b in item}
-            present = {key: item[key] for keys, _, _ in self.items for key in _keys(keys) if key in item}
+            present = {key: item[key] for keys, _, _ in self.items for key in _keys(keys) if item.get(key) is not None}
             image = next((present[key] for key, kind, _ in self.items if kind in _IMAGES and key in present), None)
             boxes = {key: self._upright_boxes(present[key], image) for key in self._box_keys if key in present}
             cut = self._cut([boxes[key] for key in boxes], image)
