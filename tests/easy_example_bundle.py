@@ -37,6 +37,7 @@ QUICK = {
     "images_per_batch": 2,
     "patches_per_image": 2,
     "pictures": 1,
+    "warm_up": 0,
 }
 SIZES: dict[int, dict[str, Any]] = {
     2: {"patch_size": 16, "patch_stride": 8, "input_size": [16, 16], "crop_size": [32, 32]},

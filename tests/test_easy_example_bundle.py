@@ -195,7 +195,7 @@ WORKER = """
     flow.initialize()
     flow.run()
     trainer = flow.parser.get_parsed_content("train#trainer")
-    state = {"model": trainer.network.module.state_dict(), "image": torch.as_tensor(trainer.state.output["image"])}
+    state = {"model": trainer.network.module.state_dict(), "image": torch.tensor(trainer.state.output["image"].tolist())}
     torch.save(state, f"{folder}/rank{rank}.pt")
     flow.finalize()
 """

@@ -23,12 +23,14 @@ GLANDS = {
 ORGANS = {
     "patch_size": "24",
     "patch_stride": "12",
-    "input_size": "[12, 12, 8]",
+    "picture_range": "[-200, 300]",
+    "input_size": "[12, 12, 6]",
+    "cam_window": "[12, 12, 6]",
     "crop_size": "[24, 24, 16]",
     "tile_size": "[32, 32, 16]",
-    "cam_window": "[32, 32, 16]",
     "scales": "[1]",
-    "max_epochs": "4",
+    "classifier_epochs": "6",
+    "max_epochs": "6",
 }
 
 
@@ -53,10 +55,10 @@ def learn(out: Path, datalist: Path, preset: str, values: dict[str, str]) -> Non
     options += [part for name, value in values.items() for part in (f"--{name}", value)]
     assert call("train", out, *options) == 0
     assert call("evaluate", out, *options) == 0
-    likelihood = [value for _, value in read_json(out / "stages" / STAGES[0] / "history.json")["patch_log_likelihood"]]
+    accuracy = [value for _, value in read_json(out / "stages" / STAGES[0] / "history.json")["patch_balanced_accuracy"]]
     found, empty = metrics(out), background_alone(datalist, ("training", "validation"))
-    print(likelihood, {key: found[key] for key in ("CAM_mIoU", "pseudo_mIoU", "mIoU")}, empty)
-    assert max(likelihood) > likelihood[0] + 0.05, likelihood
+    print(accuracy, {key: found[key] for key in ("CAM_mIoU", "pseudo_mIoU", "mIoU")}, empty)
+    assert max(accuracy) > 0.7, accuracy  # 0.5 is chance
     assert found["pseudo_mIoU"] > found["CAM_mIoU"] > empty, (found, empty)
     assert found["mIoU"] > background_alone(datalist, ("test",)), found
 

@@ -35,7 +35,8 @@ def method_steps(
     """The training steps of the method, or of a rival with ``stage_from``.
 
     Every step gets ``stages_dir``, the folder of the stages of this name, and ``stage_dirs``, a mapping from each
-    earlier stage to its folder.
+    earlier stage to its folder. A stage is complete while its result is there: ``stage_done`` of its configuration, a
+    file in its folder, ``models/model.pt`` if it names none.
 
     Args:
         bundle: the bundle's folder.
@@ -48,9 +49,7 @@ def method_steps(
     Raises:
         ValueError: when ``stage_from`` names no stage.
     """
-    from monai.bundle import ConfigParser
-
-    from monai_labelfx.commands.workflow import config_files
+    from monai_labelfx.commands.workflow import config_files, merge_configs
 
     files = stage_files(bundle, stem(bundle))
     names = [file.stem for file in files]
@@ -68,7 +67,7 @@ def method_steps(
         places = {"stages_dir": f"{base}/stages", "stage_dirs": dict(folders), "output_dir": folder}
         label = folder.removeprefix("{out}").strip("/") or name
         step = {"name": label, "workflow": "train", "config": config, "overrides": {**overrides, **places}}
-        step["done"] = ConfigParser.load_config_file(file).get("stage_result", "models/model.pt")
+        step["done"] = merge_configs(config).get("stage_done", "models/model.pt")
         steps.append({**step, **({"after_step": steps[-1]["name"]} if steps else {"after": __version__})})
         folders[file.stem] = folder
     return steps

@@ -76,7 +76,7 @@ def stage_steps(
     """
     from monai.bundle import ConfigParser
 
-    from monai_labelfx.commands.workflow import config_files
+    from monai_labelfx.commands.workflow import config_files, merge_configs
 
     files = stage_files(bundle, plan)
     if not files:
@@ -86,12 +86,14 @@ def stage_steps(
     steps = []
     for file in files if workflow == "train" else files[-1:]:
         own = ConfigParser.load_config_file(file).get("stage_workflow", "train") if workflow == "train" else workflow
+        config = config_files(bundle, own, presets, stage_overlays(file))
         steps.append(
             {
                 "name": f"{plan}/{file.stem}" if plan else file.stem,
                 "workflow": own,
-                "config": config_files(bundle, own, presets, stage_overlays(file)),
+                "config": config,
                 "overrides": {**overrides, "stages_dir": folder, "output_dir": f"{folder}/{file.stem}"},
+                "done": merge_configs(config).get("stage_done", []) if workflow == "train" else [],
             }
         )
     return steps
@@ -127,6 +129,10 @@ def comparison_plan(
             overlays = [] if name == stem(bundle) else [config_file(bundle, name, "rivals")]
             files = config_files(bundle, workflow, presets, overlays)
             new = [{"name": name, "workflow": workflow, "config": files, "overrides": dict(overrides)}]
+            if in_stages(bundle, name):  # its stages lie where training has put them
+                folders = f"{{out}}/{name}", f"{{out}}/{stem(bundle)}"
+                last = method_steps(bundle, name, presets, {}, root=folders[0], shared=folders[1])[-1]["overrides"]
+                new[0]["overrides"] |= {key: last[key] for key in ("stages_dir", "stage_dirs")}
         for step in new:
             if step["name"].split("/")[0] == name:  # not what it shares with the method
                 step["overrides"] |= step_overrides(
@@ -207,6 +213,16 @@ def rival_names(bundle: Path, asked: Sequence[str]) -> list[str]:
     return names
 
 
+def _stage_of(checkpoint: str, steps: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
+    """The stage that goes on from a checkpoint: in whose folder it lies, else the last."""
+    from monai_labelfx.commands.plan import fill
+
+    places = {"out": str(out.expanduser().absolute())}
+    folders = [Path(fill(step["overrides"]["output_dir"], places)) for step in steps]
+    inside = [number for number, folder in enumerate(folders) if Path(checkpoint).absolute().is_relative_to(folder)]
+    return steps[max(inside, key=lambda number: len(folders[number].parts), default=-1)]
+
+
 def with_overrides(plan: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The plan with overrides for those of its steps that use them, so that a change runs no other step again.
 
@@ -250,8 +266,10 @@ def main(args: argparse.Namespace) -> int:
         plan = sweep_plan(bundle, args.sweep, args.workflow, args.preset, overlays, overrides)
         run_plan(bundle, plan, out, progress=not args.no_progress)
     elif args.workflow == "train" and len(names) < 2 and in_stages(bundle, name := "".join(names) or stem(bundle)):
-        plan = {"steps": method_steps(bundle, name, args.preset, {})}
-        run_plan(bundle, with_overrides(plan, overrides), out, progress=not args.no_progress)
+        steps = method_steps(bundle, name, args.preset, {})
+        if checkpoint := overrides.pop("resume_from", None):
+            _stage_of(checkpoint, steps, out)["overrides"]["resume_from"] = checkpoint
+        run_plan(bundle, with_overrides({"steps": steps}, overrides), out, progress=not args.no_progress)
     elif len(names) > 1 or set(names) & set(stage_plans(bundle)) - {stem(bundle), *config_names(bundle, "rivals")}:
         plan = comparison_plan(bundle, names, args.workflow, args.preset, {})
         run_plan(bundle, with_overrides(plan, overrides), out, progress=not args.no_progress)

@@ -16,7 +16,7 @@ from monai_labelfx.data.coco_json import CocoItems, load_coco
 from monai_labelfx.data.coco_writer import save_coco_dataset, save_coco_detections
 from monai_labelfx.data.ct_domains import load_ct_domains
 from monai_labelfx.data.ct_phantom import ct_phantom
-from monai_labelfx.data.datalist import load_datalist, save_datalist
+from monai_labelfx.data.datalist import load_datalist, require_key, save_datalist
 from monai_labelfx.data.denoiseg_samples import brain_mr, nuclei
 from monai_labelfx.data.detection_samples import solids_and_shells
 from monai_labelfx.data.detections import load_detections, save_detections
@@ -92,6 +92,7 @@ __all__ = [
     "phantom_ldct",
     "polygons_to_mask",
     "quiet_monai",
+    "require_key",
     "save_coco_dataset",
     "save_coco_detections",
     "save_datalist",

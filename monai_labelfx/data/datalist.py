@@ -102,6 +102,32 @@ def save_datalist(
     return file
 
 
+def require_key(splits: Mapping[str, Sequence[Mapping[str, Any]]], key: str, advice: str) -> None:
+    """Refuse a datalist in which an entry lacks what a training needs.
+
+    Args:
+        splits: those that are used, as :py:func:`load_datalist` gives them.
+        key: what each entry must have.
+        advice: how to get it, the second half of the sentence.
+
+    Raises:
+        ValueError: one sentence with the number of entries without it, the first one, and the advice.
+
+    Example:
+        >>> require_key({"training": [{"image": "a.png"}]}, "pseudo", "make some first")
+        Traceback (most recent call last):
+        ValueError: 1 of 1 images have no 'pseudo', the first is training[0] 'a.png': make some first
+    """
+    found = [(split, index, item) for split, items in splits.items() for index, item in enumerate(items)]
+    lacking = [(split, index, item) for split, index, item in found if item.get(key) is None]
+    if lacking:
+        split, index, item = lacking[0]
+        raise ValueError(
+            f"{len(lacking)} of {len(found)} images have no {key!r}, the first is {split}[{index}] "
+            f"{str(item['image'])!r}: {advice}"
+        )
+
+
 def iterate_entries(
     file: Path, path_keys: Sequence[str] = PATH_KEYS
 ) -> Iterator[tuple[str, int, dict[str, Any] | None, str | None]]:

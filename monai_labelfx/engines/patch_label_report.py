@@ -41,6 +41,8 @@ class PatchLabelReport:
         classes: names of the classes with the background, or their number. Default 2.
         low_entropy: bits, 0 to 1, below which a class earns a warning. Default 0.3, the entropy of a class that is
             present in 19 of 20 patches, or in 1 of 20.
+        include_background: whether class 0 has to be found too. Default ``True``; ``False`` for foreground scores, where
+            it is a dummy: it may lack every label, and earns no warning.
         labels_key: the labels (N, K) of an item. Default "patch_labels".
         image_key: the image (C, \\*spatial), whose voxels are counted. Default "image".
         filename: name of the file.
@@ -65,6 +67,7 @@ class PatchLabelReport:
         *,
         classes: int | Sequence[str] = 2,
         low_entropy: float = 0.3,
+        include_background: bool = True,
         labels_key: str = "patch_labels",
         image_key: str = "image",
         filename: str = "patch_labels.json",
@@ -76,6 +79,7 @@ class PatchLabelReport:
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.names = class_names(classes)
         self.low_entropy = low_entropy
+        self.first = 0 if include_background else 1  # class that has to be found
         self.labels_key, self.image_key = labels_key, image_key
         self.filename = filename
 
@@ -115,7 +119,8 @@ class PatchLabelReport:
                 f"none of {report['patches']} patches of {report['images']} images has a known label: tick some, or "
                 "take thresholds that leave less unknown."
             )
-        never = [name for name, count in zip(self.names, report["present"], strict=True) if not count]
+        counts = list(zip(self.names, report["present"], strict=True))[self.first :]
+        never = [name for name, count in counts if not count]
         if never:
             raise ValueError(
                 f"{', '.join(map(repr, never))} is never present in {report['patches']} patches of {report['images']} "
@@ -141,7 +146,7 @@ class PatchLabelReport:
         )
         low = [
             f"{name} ({bits:.2f} bit)"
-            for name, bits in zip(self.names, report["entropy"], strict=True)
+            for name, bits in list(zip(self.names, report["entropy"], strict=True))[self.first :]
             if bits < self.low_entropy
         ]
         if low:

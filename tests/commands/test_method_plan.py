@@ -107,3 +107,49 @@ def test_what_is_in_stages(staged, bundle):
 
 def test_a_bundle_without_own_stages_is_one_training(bundle):
     assert not in_stages(bundle, "toy") and not in_stages(bundle, "heavy")
+
+
+def test_an_option_reaches_the_stages_that_use_it(staged, data, tmp_path, capsys):
+    """So that a change leaves the others as they are; what no stage has is refused with the nearest name."""
+    second = staged / "configs" / "stages" / "toy" / "02_second.yaml"
+    second.write_text(WARM + "factor: 1.0\nloss_function: '$lambda p, y: @factor * @loss(p, y[:, 0].long())'\n")
+    arguments = ["run", str(staged), "--dataset_dir", str(data), "--out", str(tmp_path / "out"), "--max_epochs", "1"]
+    assert main([*arguments, "--factor", "2"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--factor", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("complete, skipped") == 1 and printed.count("has changed") == 1
+    assert _config(tmp_path / "out")["factor"] == 3 and "factor" not in _config(
+        tmp_path / "out" / "stages" / "01_first"
+    )
+    assert main([*arguments, "--weight", "4"]) == 0
+    assert capsys.readouterr().out.count("has changed") == 2, "the second starts from the first"
+    assert main([*arguments, "--facto", "2"]) == 1
+    assert "factor" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_stage_without_its_result_runs_again(staged, data, tmp_path, capsys):
+    (staged / "configs" / "stages" / "toy" / "01_first.yaml").write_text("max_epochs: 1\nstage_done: history.json\n")
+    arguments = ["run", str(staged), "--dataset_dir", str(data), "--out", str(tmp_path / "out"), "--no-progress"]
+    assert [step["done"] for step in method_steps(staged, "toy", [], {})] == ["history.json", "models/model.pt"]
+    assert main(arguments) == 0
+    first = tmp_path / "out" / "stages" / "01_first"
+    (first / "history.json").unlink()
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert (first / "history.json").is_file()
+    assert capsys.readouterr().out.count("has changed") == 1, "the first gave the same again"
+
+
+@pytest.mark.parametrize(("place", "stage"), [("stages/01_first/models", 0), ("models", 1), ("../elsewhere", 1)])
+def test_a_checkpoint_resumes_the_stage_it_is_of(staged, data, tmp_path, place, stage):
+    """And no other; how a stage came to its result does not make it run again."""
+    out = tmp_path / "out"
+    checkpoint = out / place / "last.pt"
+    arguments = ["run", str(staged), "--dataset_dir", str(data), "--out", str(out), "--max_epochs", "1"]
+    train = staged / "configs" / "train.yaml"
+    train.write_text(train.read_text() + "resume_from: null\nresumed: '$print(@resume_from)'\n")
+    train.write_text(train.read_text().replace('run: ["$@train', 'run: ["$@resumed", "$@train'))
+    assert main([*arguments, "--resume_from", str(checkpoint)]) == 0
+    found = [_config(folder)["resume_from"] for folder in (out / "stages" / "01_first", out)]
+    assert found == [str(checkpoint) if number == stage else None for number in range(2)]

@@ -57,6 +57,19 @@ def test_pictures_keep_their_colours(tmp_path, shape):
     assert (page == (200, 0, 0)).all(axis=-1).any()
 
 
+def test_an_item_without_a_reference_is_drawn_without_it(tmp_path):
+    """The evaluator sets ``label`` to None where an image has no mask."""
+    kinds = [["image", "image"], ["label", "labels"]]
+    for name, label in (("with", torch.ones(1, 8, 9)), ("without", None)):
+        item = {**_item("case", (8, 9)), "label": label}
+        saver = OverviewSaver(tmp_path / name, items=kinds, panel_size=50)
+        engine = Engine(lambda engine, batch: batch)
+        saver.attach(engine)
+        engine.run([[item]])
+    drawn, bare = (Image.open(tmp_path / name / "overview.png").size for name in ("with", "without"))
+    assert drawn[0] > bare[0] and drawn[1] == bare[1]
+
+
 def test_one_picture_per_item_is_named_by_its_stem(tmp_path):
     saver = OverviewSaver(tmp_path, items=[["image", "image"]], per_item=True, panel_size=40)
     items = [_item(name, (6, 6)) for name in ("a", "b", "a")]

@@ -58,6 +58,17 @@ def test_labels_that_say_next_to_nothing_earn_a_warning(caplog):
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
+def test_the_background_of_foreground_scores_needs_no_label(caplog):
+    for items in (items_of([[-1, 1], [-1, 0]]), items_of([[1, 1], [1, 0]])):
+        report = PatchLabelReport(items, include_background=False)()
+        assert report["entropy"] == [0.0, 1.0]
+        assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+    with pytest.raises(ValueError, match="'class_0' is never present"):
+        PatchLabelReport(items_of([[-1, 1], [-1, 0]]))()
+    with pytest.raises(ValueError, match="'class_1' is never present"):
+        PatchLabelReport(items_of([[1, 0], [-1, 0]]), include_background=False)()
+
+
 def test_what_no_training_can_use_is_refused_before_it_starts(tmp_path):
     with pytest.raises(
         ValueError, match="none of 2 patches of 1 images has a known label: tick some, or take thresholds"
