@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,10 +37,11 @@ from monai_labelfx.cli import main as labelfx  # noqa: E402
 from monai_labelfx.commands.bundle_folder import find_bundle  # noqa: E402
 from monai_labelfx.commands.compare import summary  # noqa: E402
 from monai_labelfx.commands.run import comparison_layout  # noqa: E402
+from monai_labelfx.commands.workflow import execute  # noqa: E402
 from monai_labelfx.data import histology_glands, organ_blocks, synthetic_glands, synthetic_organs  # noqa: E402
 
 PICTURES = {"input_size": [48, 48], "min_object": 30}
-BLOCKS = {"min_object": 30, "batch_size": 4, "images_per_batch": 5, "classifier_epochs": 15}
+BLOCKS = {"min_object": 30, "batch_size": 4, "images_per_batch": 5, "classifier_epochs": 15, "val_interval": 5}
 SETTINGS: dict[str, dict] = {
     "glands": {**PICTURES, "patch_size": 16, "patch_stride": 8, "cam_zoom": 3.0, "crop_size": [96, 96]},
     "histology": {
@@ -50,6 +51,7 @@ SETTINGS: dict[str, dict] = {
         "cam_zoom": 2.0,
         "crop_size": [96, 96],
         "classifier_epochs": 20,
+        "max_epochs": 30,
     },
     "hippocampus": {
         **BLOCKS,
@@ -67,14 +69,14 @@ SETTINGS: dict[str, dict] = {
         "crop_size": [48, 48, 24],
     },
 }
-PRESETS = {"glands": ["small"], "histology": ["small", "intensity"], "hippocampus": ["3d"], "organs": ["3d"]}
+PRESETS = {"glands": ["small"], "histology": ["small", "intensity", "psp_net"], "hippocampus": ["3d"], "organs": ["3d"]}
 NARROW = {"width": 0.125, "norm": "group", "pyramid_features": 32, "batch_size": 4}
 LARGE = {"max_epochs": 6, "batch_size": 4}  # many times the time of a U-Net for each step
 OWN: dict[str, dict] = {
     "adv_cam": {"climbing_steps": 4, "cam_scales": [1]},
     "sc_cam": {"classifier_epochs": 5},
     "full_supervision": {**LARGE, **NARROW, "learning_rate": 0.001},
-    "unet": {"features": [16, 32, 64, 128, 256]},
+    "unet": {"features": [16, 32, 64, 128, 256]},  # volumes: without the last level
     "res_unet": {"features": [16, 32, 64, 128, 256]},
     "medt": {**LARGE, "network_def#features": 4, "network_def#heads": 2},
     "kiu_net": {**LARGE, "network_def#features": 4, "network_def#depth": 2, "batch_size": 2},
@@ -104,26 +106,18 @@ def make_data(name: str, folder: Path) -> Path:
     return organ_blocks(folder) if name == "hippocampus" else synthetic_organs(folder)
 
 
-def arguments_of(settings: Mapping[str, object]) -> list[str]:
-    """Overrides as the command line takes them."""
-    return [part for key, value in settings.items() for part in (f"--{key}", "null" if value is None else str(value))]
-
-
-def same_images(
-    out: Path, data: str, seeds: Sequence[str], names: Sequence[str], settings: Mapping[str, object]
-) -> str:
+def same_images(out: Path, seeds: Sequence[str], names: Sequence[str]) -> str:
     """Table of the stages on training and validation images, whose pseudo masks have been measured too."""
+    bundle = find_bundle("easy_example")
     values: dict[str, list[list[float]]] = {name: [] for name in names}
     for seed in seeds:
         for name in names:
             run = out / f"seed_{seed}" / name
             place = out / f"seed_{seed}" / "training_images" / name
             if not (place / "metrics.json").is_file():
-                command = ["run", "easy_example", "evaluate", "--preset", *PRESETS[data], "--rival", name]
-                command += ["--out", str(place), "--ckpt_dir", str(run / "models"), "--no-progress"]
-                command += [*arguments_of(settings), "--save_predictions", "false", "--pictures", "0"]
-                if labelfx([*command, "--validate#dataset#data", "$@splits['training'] + @splits['validation']"]):
-                    raise SystemExit(1)
+                changes = {"ckpt_dir": str(run / "models"), "save_predictions": False, "pictures": 0}
+                changes["validate#dataset#data"] = "$@splits['training'] + @splits['validation']"
+                execute(bundle, "evaluate", [run / "config_evaluate.yaml"], place, changes, progress=False)
             found = [json.loads((folder / "metrics.json").read_text()) for folder in (run, place)]
             values[name].append([found[0]["CAM_mIoU"], found[0]["pseudo_mIoU"], found[1]["mIoU"], found[0]["mIoU"]])
     lines = [
@@ -131,8 +125,8 @@ def same_images(
         "|---|---|---|---|---|",
     ]
     for name, runs in values.items():
-        cells = [summary(column) for column in zip(*runs, strict=True)]
-        lines.append("| " + " | ".join([comparison_layout(find_bundle("easy_example"))["rows"][name], *cells]) + " |")
+        cells = [str(summary(column)) for column in zip(*runs, strict=True)]
+        lines.append("| " + " | ".join([comparison_layout(bundle)["rows"][name], *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -149,12 +143,17 @@ def main() -> int:
     arguments = ["compare", "easy_example", "--preset", *PRESETS[options.data], "--out", str(options.out)]
     arguments += ["--no-progress", "--seeds", *options.seeds, "--rivals", *rivals]
     for name in rivals:
-        if name in OWN:
-            arguments += ["--for", name, *(f"{key}={value}" for key, value in OWN[name].items())]
-    if status := labelfx([*arguments, *arguments_of(settings), *more]):
+        own = dict(OWN.get(name, {}))
+        if "3d" in PRESETS[options.data] and "features" in own:
+            own["features"] = own["features"][:4]
+        if own:
+            arguments += ["--for", name, *(f"{key}={value}" for key, value in own.items())]
+    for key, value in settings.items():
+        arguments += [f"--{key}", str(value)]
+    if status := labelfx([*arguments, *more]):
         return status
     followed = [name for name in ("easy_example", "cross_entropy") if name in rivals]
-    table = same_images(options.out, options.data, options.seeds, followed, settings)
+    table = same_images(options.out, options.seeds, followed)
     (options.out / "same_images.md").write_text(table + "\n", encoding="utf-8")
     print(f"\n**Training and validation images through the stages**\n\n{table}")
     return 0
