@@ -195,8 +195,8 @@ WORKER = """
     flow.initialize()
     flow.run()
     trainer = flow.parser.get_parsed_content("train#trainer")
-    state = {"model": trainer.network.module.state_dict(), "image": torch.tensor(trainer.state.output["image"].tolist())}
-    torch.save(state, f"{folder}/rank{rank}.pt")
+    image = torch.tensor(trainer.state.output["image"].tolist())
+    torch.save({"model": trainer.network.module.state_dict(), "image": image}, f"{folder}/rank{rank}.pt")
     flow.finalize()
 """
 

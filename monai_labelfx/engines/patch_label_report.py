@@ -41,8 +41,8 @@ class PatchLabelReport:
         classes: names of the classes with the background, or their number. Default 2.
         low_entropy: bits, 0 to 1, below which a class earns a warning. Default 0.3, the entropy of a class that is
             present in 19 of 20 patches, or in 1 of 20.
-        include_background: whether class 0 has to be found too. Default ``True``; ``False`` for foreground scores, where
-            it is a dummy: it may lack every label, and earns no warning.
+        include_background: whether class 0 has to be found too. Default ``True``; ``False`` for foreground scores,
+            where it is a dummy: it may lack every label, and earns no warning.
         labels_key: the labels (N, K) of an item. Default "patch_labels".
         image_key: the image (C, \\*spatial), whose voxels are counted. Default "image".
         filename: name of the file.
