@@ -120,3 +120,26 @@ def test_cross_entropy_is_the_loss_without_weights(pictures, tmp_path):
 def test_networks_of_rivals_do_not_build_the_one_of_the_method(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(WideResNet38Backbone, "__init__", lambda self, *args, **more: pytest.fail("it was built"))
     run("train", tmp_path / "out", pictures, "--rival", "unet", pictures=None)
+
+
+@pytest.mark.parametrize(
+    ("presets", "rival", "network", "backbone"),
+    [
+        ([], None, "PSPNet", "WideResNet38Backbone"),
+        (["small"], None, "UNet", None),
+        (["small", "psp_net"], None, "PSPNet", "ResNetBackbone"),
+        (["3d"], None, "UNet", None),
+        (["small", "psp_net"], "full_supervision", "PSPNet", "WideResNet38Backbone"),
+        (["small", "psp_net"], "unet", "UNet", None),
+    ],
+)
+def test_what_segments(presets, rival, network, backbone):
+    """Presets choose the network of the method; the upper bound stays that of the paper."""
+    overlays = [] if rival is None else [config_file(BUNDLE, rival, "rivals")]
+    parser = ConfigParser(merge_configs(config_files(BUNDLE, "train", presets, overlays)))
+    parser.update({"width": 0.03, "features": [4, 8, 8, 8]})
+    built = parser.get_parsed_content("network_def")
+    inner = getattr(built, "backbone", None)
+    assert (type(built).__name__, inner and type(inner).__name__) == (network, backbone)
+    image = torch.zeros(1, parser["in_channels"], *[32] * parser["spatial_dims"])
+    assert built.eval()(image).shape == (1, 2, *image.shape[2:])
