@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections import Counter
 from pathlib import Path
@@ -51,6 +52,15 @@ def pytest_testnodedown(node) -> None:
 def pytest_terminal_summary(terminalreporter) -> None:
     for reason, count in sorted(_DESELECTED.items()):
         terminalreporter.write_line(f"deselected {count} tests: {reason}")
+
+
+@pytest.fixture(autouse=True)
+def _own_log_handlers():
+    """A bundle's logging.conf gives the root logger a handler of the stream of that test, which is closed behind it."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture

@@ -70,7 +70,13 @@ def pointwise(path: Path) -> tuple[Path, dict[str, str]]:
         network.bias.zero_()
         network.weight[1, 1], network.bias[1] = -1.0, 160.0
     target = "{_target_: torch.nn.Conv2d, in_channels: 3, out_channels: 2, kernel_size: 1}"
-    options = {"network_def": target, "scales": "[1]", "intensity_mean": "[0, 0, 0]", "intensity_std": "[1, 1, 1]"}
+    options = {
+        "network_def": target,
+        "size_divisor": "1",
+        "scales": "[1]",
+        "intensity_mean": "[0, 0, 0]",
+        "intensity_std": "[1, 1, 1]",
+    }
     return checkpoint_of(network, path), options
 
 
