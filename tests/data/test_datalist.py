@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_labelfx.data import load_datalist, save_datalist
+from monai_labelfx.data import load_datalist, require_key, save_datalist
 
 
 def test_round_trip_with_relative_paths_and_a_move(tmp_path):
@@ -127,3 +127,12 @@ def test_required_splits_are_asked_for_in_one_sentence(tmp_path):
     assert list(load_datalist(path, required=["training"])) == ["training"]
     with pytest.raises(ValueError, match="has no entries under 'validation'; it has training"):
         load_datalist(path, required=["training", "validation"])
+
+
+def test_entries_without_what_a_training_needs_are_counted_and_the_first_is_named():
+    whole, bare = {"image": "a.png", "label": "m.png"}, {"image": "b.png", "label": None}
+    require_key({"training": [whole], "validation": []}, "label", "draw one")
+    splits = {"training": [whole, bare], "validation": [{"image": "c.png"}]}
+    with pytest.raises(ValueError) as caught:
+        require_key(splits, "label", "draw one")
+    assert str(caught.value) == "2 of 3 images have no 'label', the first is training[1] 'b.png': draw one"
