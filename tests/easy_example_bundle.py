@@ -31,7 +31,7 @@ NETWORK = {"features": [4, 8, 8], "width": 0.03, "pyramid_features": 8, "scales"
 QUICK = {
     **STEPS,
     **NETWORK,
-    "cam_width": 0.03,
+    "cam_features": 4,
     "cam_scales": [1],
     "batch_size": 2,
     "images_per_batch": 2,

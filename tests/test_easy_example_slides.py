@@ -113,7 +113,7 @@ def test_tiles_of_ticked_slides_train_the_classifier(tmp_path):
     assert main(["prepare", "slides", str(tmp_path / "raw"), str(data), *options]) == 0
     values = {"datalist": data / "datalist.json", "patch_size": 32, "patch_stride": 16, "input_size": "[32, 32]"}
     values |= {"classifier_epochs": 1, "classifier_steps": 2, "images_per_batch": 2, "patches_per_image": 2}
-    values |= {"cam_width": 0.0625, "device": "$torch.device('cpu')"}
+    values |= {"cam_features": 4, "device": "$torch.device('cpu')"}
     files = config_files(find_bundle("easy_example"), "train", ["small"])
     stage = find_bundle("easy_example") / "configs" / "stages" / "easy_example" / "01_classify.yaml"
     config = merge_configs([*files, stage]) | {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}

@@ -226,6 +226,8 @@ def _stage_of(checkpoint: str, steps: Sequence[dict[str, Any]], out: Path) -> di
 def with_overrides(plan: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The plan with overrides for those of its steps that use them, so that a change runs no other step again.
 
+    Those that no step uses are printed: a preset or rival may have put another part in place of the one they are for.
+
     Raises:
         ValueError: for an identifier that no step has.
     """
@@ -233,13 +235,17 @@ def with_overrides(plan: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
 
     known: dict[str, Any] = {}
     steps = []
+    unused = dict.fromkeys(overrides)
     for step in plan["steps"]:
         config = merge_configs(step["config"])
         known |= config
         used = used_identifiers(config)
         own = {k: v for k, v in overrides.items() if k.replace("::", "#").split("#")[0] in used}
+        unused = {name: None for name in unused if name not in own}
         steps.append({**step, "overrides": {**own, **step["overrides"]}})
     check_overrides(known, overrides)
+    if unused:
+        print(f"without effect, as no step uses it: {', '.join(f'--{name}' for name in unused)}", flush=True)
     return {**plan, "steps": steps}
 
 

@@ -37,7 +37,7 @@ def training(spatial_dims: int) -> list[str]:
         "batch_size": "2",
         "images_per_batch": "2",
         "patches_per_image": "2",
-        "cam_width": "0.03",
+        "cam_features": "4",
         "cam_scales": "[1]",
     }
     values = {**SIZES[spatial_dims], **steps, **small}

@@ -123,7 +123,12 @@ def test_an_option_reaches_the_stages_that_use_it(staged, data, tmp_path, capsys
         tmp_path / "out" / "stages" / "01_first"
     )
     assert main([*arguments, "--weight", "4"]) == 0
-    assert capsys.readouterr().out.count("has changed") == 2, "the second starts from the first"
+    printed = capsys.readouterr().out
+    assert printed.count("has changed") == 2, "the second starts from the first"
+    assert "without effect" not in printed
+    second.write_text(WARM + "factor: 1.0\n")
+    assert main([*arguments, "--factor", "2"]) == 0
+    assert capsys.readouterr().out.startswith("without effect, as no step uses it: --factor\n")
     assert main([*arguments, "--facto", "2"]) == 1
     assert "factor" in capsys.readouterr().err.strip().splitlines()[-1]
 
